@@ -1,0 +1,35 @@
+# Every target works from a fresh clone and may be repeated.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: venv demo test test-all lint bench clean
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: venv
+	$(BIN)/python -m launcher.demo
+
+lint: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest -m 'not long'
+
+test-all: lint
+	$(BIN)/pytest
+
+bench: venv
+	for name in $$(ls benchmarks/*.py | xargs -n1 basename -s .py | grep -v '^_'); do \
+		$(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+
+clean:
+	rm -rf .venv build dist *.egg-info .rome .rome-demo
