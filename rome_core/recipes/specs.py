@@ -1,0 +1,203 @@
+"""From a body to the canonical spec: everything filled in, checked and hashable.
+
+Owns the fields of `kind: distill`, merging of presets and the spec's hash. A canonical spec is a
+fixed point: `canonical(canonical(body)) == canonical(body)`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rome_core.recipes import catalogue
+from rome_core.recipes.catalogue import MethodRecipe
+from rome_core.recipes.datasets import DATASETS, unknown_dataset
+from rome_core.recipes.evaluate import EvaluateSpec
+from rome_core.recipes.presets import Preset
+from rome_core.recipes.problems import FieldProblem, SpecError, from_validation, unknown_name
+
+MAX_SEED = 2**63 - 1
+KINDS = ("distill", "evaluate")
+
+
+class DistillSpec(BaseModel):
+    """`kind: distill`: make a synthetic set of `ipc` images per class from a real dataset."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    kind: Literal["distill"] = "distill"
+    method: str = Field(description="A name from the catalogue of methods.")
+    dataset: str = Field(description="A name from the catalogue of datasets, or npz:NAME.")
+    ipc: int = Field(ge=1, le=1_000_000, description="Synthetic images per class.")
+    preset: str | None = Field(
+        default=None,
+        description="Gives every field that is not given beside it; method must be the preset's.",
+    )
+    overrides: list[str] = Field(
+        default=[],
+        description="Computed: the fields that differ from the preset. A given value is replaced.",
+    )
+    seed: int = Field(default=0, ge=0, le=MAX_SEED, description="Drawn and recorded when absent.")
+    hyperparameters: dict[str, Any] = Field(
+        default={}, description="Of the method; its schema is in the catalogue."
+    )
+
+
+def canonical(body: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
+    """The canonical spec of a body: preset merged, every default and the seed filled in.
+
+    `seed` is used where the body gives none. Raises SpecError with every problem found.
+    """
+    kind = body.get("kind", "distill")
+    if kind not in KINDS:
+        raise SpecError([unknown_name("kind", "kind of job", kind, KINDS)])
+    filled = {"kind": kind, "seed": seed, **body}
+    if kind == "evaluate":
+        return _evaluate(filled)
+    return _distill(filled)
+
+
+def spec_hash(canonical: Mapping[str, Any]) -> str:
+    """sha256 (hex) over the sorted compact JSON of a canonical spec."""
+    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def schema(kind: str) -> dict[str, Any]:
+    """The JSON schema of a body of this kind, with each method's hyperparameters as a choice."""
+    if kind == "evaluate":
+        return EvaluateSpec.model_json_schema()
+    if kind != "distill":
+        raise SpecError([unknown_name("kind", "kind of job", kind, KINDS)])
+    described = DistillSpec.model_json_schema()
+    described["required"] = []  # A preset gives method, dataset and ipc.
+    fields = described["properties"]
+    fields["method"]["enum"] = [recipe.name for recipe in catalogue.methods()]
+    fields["dataset"]["examples"] = [*DATASETS, "npz:NAME"]
+    fields["preset"]["examples"] = [preset.name for preset in catalogue.presets()]
+    fields["hyperparameters"]["anyOf"] = [
+        recipe.hyperparameters.model_json_schema() for recipe in catalogue.methods()
+    ]
+    return described
+
+
+def resource_class(canonical: Mapping[str, Any]) -> str:
+    """The lane that may run this spec. One so far: every job runs on CPU."""
+    return "cpu"
+
+
+def _evaluate(body: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        spec = EvaluateSpec.model_validate(body)
+    except ValidationError as error:
+        raise SpecError(from_validation(error, EvaluateSpec)) from error
+    unknown = None if spec.dataset is None else unknown_dataset(spec.dataset)
+    if unknown is not None:
+        raise SpecError([unknown])
+    return spec.model_dump(mode="json")
+
+
+def _distill(body: dict[str, Any]) -> dict[str, Any]:
+    preset = _preset(body.get("preset"))
+    problems: list[FieldProblem] = []
+    if preset is not None:
+        for name in ("method", "dataset", "ipc"):
+            body.setdefault(name, getattr(preset, name))
+        if body["method"] != preset.method:
+            problems.append(
+                FieldProblem(
+                    "method",
+                    f"the preset {preset.name!r} is of the method {preset.method!r}",
+                    f"Leave method out, or take a preset of {body['method']!r}.",
+                )
+            )
+    try:
+        spec = DistillSpec.model_validate(body)
+    except ValidationError as error:
+        raise SpecError([*problems, *from_validation(error, DistillSpec)]) from error
+    recipe = catalogue.method(spec.method)
+    if recipe is None:
+        names = [known.name for known in catalogue.methods()]
+        problems.append(unknown_name("method", "method", spec.method, names))
+    unknown = unknown_dataset(spec.dataset)
+    if unknown is not None:
+        problems.append(unknown)
+    if recipe is None or problems:
+        raise SpecError(problems)
+    hyperparameters = _hyperparameters(recipe, preset, spec.hyperparameters)
+    _check_ipc(spec, recipe, hyperparameters)
+    values = hyperparameters.model_dump(mode="json")
+    return {
+        "kind": "distill",
+        "method": spec.method,
+        "dataset": spec.dataset,
+        "ipc": spec.ipc,
+        "preset": spec.preset,
+        "overrides": _overrides(spec, recipe, preset, values),
+        "seed": spec.seed,
+        "hyperparameters": values,
+    }
+
+
+def _preset(name: object) -> Preset | None:
+    if name is None:
+        return None
+    preset = catalogue.preset(name) if isinstance(name, str) else None
+    if preset is None:
+        known = [entry.name for entry in catalogue.presets()]
+        raise SpecError([unknown_name("preset", "preset", name, known)])
+    return preset
+
+
+def _hyperparameters(
+    recipe: MethodRecipe, preset: Preset | None, given: Mapping[str, Any]
+) -> BaseModel:
+    merged = {**(preset.hyperparameters if preset else {}), **given}
+    try:
+        return recipe.hyperparameters.model_validate(merged)
+    except ValidationError as error:
+        problems = from_validation(error, recipe.hyperparameters, "hyperparameters")
+        raise SpecError(problems) from error
+
+
+def _check_ipc(spec: DistillSpec, recipe: MethodRecipe, hyperparameters: BaseModel) -> None:
+    facts = DATASETS.get(spec.dataset)
+    if facts is None:
+        return  # An npz file is counted when it is read.
+    needed = recipe.images_per_class(hyperparameters, spec.ipc)
+    if needed > facts.smallest_class:
+        largest = max(
+            (
+                ipc
+                for ipc in range(1, facts.smallest_class + 1)
+                if recipe.images_per_class(hyperparameters, ipc) <= facts.smallest_class
+            ),
+            default=0,
+        )
+        raise SpecError(
+            [
+                FieldProblem(
+                    "ipc",
+                    f"{spec.ipc} images per class need {needed:,} real ones, and the smallest "
+                    f"class of {spec.dataset} has {facts.smallest_class:,}",
+                    f"Ask for at most {largest:,}.",
+                )
+            ]
+        )
+
+
+def _overrides(
+    spec: DistillSpec, recipe: MethodRecipe, preset: Preset | None, values: Mapping[str, Any]
+) -> list[str]:
+    """The paths of the fields in which the spec differs from its preset."""
+    if preset is None:
+        return []
+    own = recipe.hyperparameters.model_validate(dict(preset.hyperparameters)).model_dump(
+        mode="json"
+    )
+    changed = [name for name in ("dataset", "ipc") if getattr(spec, name) != getattr(preset, name)]
+    return changed + [
+        f"hyperparameters.{name}" for name in sorted(own) if values[name] != own[name]
+    ]
