@@ -1,0 +1,36 @@
+"""The names of augmentation operators and strategies. Torch-free."""
+
+from typing import Final
+
+OPERATORS: Final = {
+    "color": "brightness, then saturation, then contrast",
+    "crop": "shift by up to an eighth of the size, zeros fill",
+    "cutout": "a zero square of half the size",
+    "flip": "horizontal mirror with probability one half",
+    "scale": "zoom each axis by a factor of 1/1.2 to 1.2",
+    "rotate": "turn by up to 15 degrees",
+}
+STRATEGIES: Final = {
+    "color_crop_cutout_flip_scale_rotate": "objects: CIFAR, FashionMNIST, TinyImageNet",
+    "color_crop_cutout_scale_rotate": "digits, which a mirror would change: MNIST, SVHN",
+    "none": "no augmentation",
+}
+
+
+def parse_strategy(strategy: str) -> tuple[str, ...]:
+    """Read a strategy: operators joined by `_`, or `none`.
+
+    Raises ValueError that names the unknown or repeated operator and the choices there are.
+    """
+    if strategy == "none":
+        return ()
+    operators = tuple(strategy.split("_"))
+    for place, operator in enumerate(operators):
+        if operator not in OPERATORS:
+            raise ValueError(
+                f"{strategy!r}: unknown operator {operator!r}; choices are "
+                f"{', '.join(OPERATORS)}, joined by _, or none"
+            )
+        if operator in operators[:place]:
+            raise ValueError(f"{strategy!r}: {operator!r} stands twice")
+    return operators
