@@ -46,7 +46,7 @@ class Problem(RomeError):
         self.request_id: str | None = document.get("instance")
         self.errors: Sequence[FieldError] = tuple(
             FieldError(str(e.get("field", "")), str(e.get("message", "")), e.get("remedy"))
-            for e in document.get("errors") or ()
+            for e in document.get("problems") or ()
         )
         message = str(document.get("detail") or document.get("title") or f"HTTP {status}")
         super().__init__(message, document.get("remedy"))
