@@ -12,29 +12,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from rome_core.recipes.attacks import parse_fraction
+from rome_core.recipes.augmentation import parse_strategy
+from rome_core.recipes.networks import parse as parse_network
 from rome_core.recipes.presets import Preset
 
 DSA = "color_crop_cutout_flip_scale_rotate"
 
 
 def _fraction(text: str) -> str:
-    """A size in pixel units as an exact fraction, so that 8/255 stays 8/255."""
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError('must be a fraction or a decimal in quotes, such as "8/255"') from None
-    if not 0 <= value <= 1:
+    """A size in the attack's space as an exact fraction, so that 8/255 stays 8/255."""
+    if parse_fraction(text) > 1:
         raise ValueError('must lie between 0 and 1, such as "8/255"')
     return text
 
 
+def _network(name: str) -> str:
+    return parse_network(name).name
+
+
+def _strategy(name: str) -> str:
+    parse_strategy(name)
+    return name
+
+
 FractionText = Annotated[str, Field(max_length=32), AfterValidator(_fraction)]
+NetworkName = Annotated[str, Field(max_length=64), AfterValidator(_network)]
+Strategy = Annotated[str, Field(max_length=128), AfterValidator(_strategy)]
 
 
 class RomeHyperparameters(BaseModel):
@@ -54,10 +63,8 @@ class RomeHyperparameters(BaseModel):
         description="Updates of the synthetic images. The code makes 20,001 (its loop includes "
         "both ends).",
     )
-    network: str = Field(
+    network: NetworkName = Field(
         "convnet",
-        min_length=1,
-        max_length=64,
         description="Name of the pool's architecture. Code: ConvNet (depth 3, width 128).",
     )
     embed_layer: Literal["last"] = Field(
@@ -65,10 +72,8 @@ class RomeHyperparameters(BaseModel):
         description="Which features are matched: the flattened output of the last block. "
         "Code: --embed_last 1000, all twelve modules.",
     )
-    augmentation: str = Field(
+    augmentation: Strategy = Field(
         DSA,
-        min_length=1,
-        max_length=128,
         description="Differentiable Siamese augmentation: operators joined by underscores, one "
         'drawn per class and iteration; "none" for none (Zhao and Bilen 2021).',
     )

@@ -1,0 +1,1 @@
+"""Distillation methods and the engine that runs them."""

@@ -1,0 +1,72 @@
+"""Every random draw of a pool-based distillation, by name.
+
+Owns the paths under the run's seed, so that two programs with the same seed and the same names
+make the same draws in any order, and a resumed run those of an undisturbed one. Holds no state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rome_core.randomness import generator
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The draws of one run. `turn` counts the networks matched within an iteration."""
+
+    seed: int
+
+    def init(self, label: int, quadrant: int) -> torch.Generator:
+        """Which real images, or what noise, a class starts from."""
+        return generator(self.seed, "init", label, quadrant)
+
+    def holdout(self, label: int) -> torch.Generator:
+        """Which real images of a class are kept out of the distillation."""
+        return generator(self.seed, "holdout", label)
+
+    def network(self, serial: int) -> torch.Generator:
+        """The weights of the serial-th network of the run."""
+        return generator(self.seed, "pool", "network", serial)
+
+    def matched(self, iteration: int, pool: int, count: int) -> list[int]:
+        """Positions in the pool whose networks are matched, distinct, in order of their turns."""
+        return _distinct(generator(self.seed, "images", "networks", iteration), pool, count)
+
+    def real(self, iteration: int, turn: int, label: int, members: Tensor, count: int) -> Tensor:
+        """`count` of a class's `members` without replacement, all of them if there are fewer."""
+        made = generator(self.seed, "images", "real", iteration, turn, label)
+        return _without_replacement(made, members, count)
+
+    def augmentation(self, iteration: int, turn: int, label: int) -> torch.Generator:
+        """The Siamese augmentation of a class's real and synthetic images."""
+        return generator(self.seed, "images", "augmentation", iteration, turn, label)
+
+    def noise(self, iteration: int, turn: int, label: int, side: str) -> torch.Generator:
+        """The random start of the attack on a class's "real" or "synthetic" images."""
+        return generator(self.seed, "images", "noise", side, iteration, turn, label)
+
+    def fetched(self, iteration: int, pool: int, count: int) -> list[int]:
+        """Positions in the pool whose networks are trained, distinct."""
+        return _distinct(generator(self.seed, "pool", "networks", iteration), pool, count)
+
+    def batch(self, iteration: int, slot: int, step: int, members: Tensor, count: int) -> Tensor:
+        """`count` of the training images without replacement, for one training step."""
+        made = generator(self.seed, "pool", "batch", iteration, slot, step)
+        return _without_replacement(made, members, count)
+
+    def training_noise(self, iteration: int, slot: int, step: int) -> torch.Generator:
+        """The random start of the attack on that batch."""
+        return generator(self.seed, "pool", "noise", iteration, slot, step)
+
+
+def _distinct(made: torch.Generator, population: int, count: int) -> list[int]:
+    chosen: list[int] = torch.randperm(population, generator=made)[:count].tolist()
+    return chosen
+
+
+def _without_replacement(made: torch.Generator, members: Tensor, count: int) -> Tensor:
+    return members[torch.randperm(len(members), generator=made)[:count]]

@@ -1,0 +1,235 @@
+"""The loop every distillation method runs in.
+
+Owns when to step, evaluate, checkpoint, report and stop. Must not know what a method computes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from rome_core.distillation.checkpoints import Cadence, Checkpoints
+from rome_core.progress import Progress, Report, Stopped
+from rome_core.synthetic import SyntheticSet
+
+PHASE = "distilling"
+
+
+class Method(Protocol):
+    """A distillation method: the engine calls `step` exactly `iterations` times."""
+
+    @property
+    def iterations(self) -> int: ...
+
+    def step(self) -> dict[str, float]:
+        """Do one update. Returns scalars; "images" counts image passes done, for images/s."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All a resumed run needs: a value a checkpoint chunk, plain containers of tensors."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def synthetic_set(self) -> SyntheticSet: ...
+
+
+@runtime_checkable
+class Circumstanced(Protocol):
+    """A method whose exact numbers depend on more than its state, such as a compiled kernel."""
+
+    @property
+    def circumstances(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """When and by what iterates are judged.
+
+    `score` judges a synthetic set (higher is better; `step` names its draws). It is called before
+    the update of every `interval`-th iteration except the first, as the released code does, and
+    after the last one if that falls on the interval.
+    """
+
+    score: Callable[[SyntheticSet, int], float]
+    interval: int
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What a run ended with: the last iterate, or the best one where iterates were judged."""
+
+    synthetic: SyntheticSet
+    step: int  # updates made before this iterate
+    scores: Mapping[int, float] = field(default_factory=dict)  # step -> score
+    resumed: tuple[str, ...] = ()  # what a reader of the provenance should know about resuming
+
+
+def distil(
+    method: Method,
+    *,
+    checkpoints: Checkpoints,
+    report: Report,
+    should_stop: Callable[[], bool],
+    evaluation: Evaluation | None = None,
+    cadence: Cadence | None = None,
+) -> Distilled:
+    """Run `method` to its end, from the newest checkpoint if there is one.
+
+    Raises Stopped, after writing a checkpoint, once `should_stop()` says so.
+    """
+    run = _Run(method, checkpoints, report, evaluation, cadence or Cadence())
+    run.resume()
+    while run.step < method.iterations:
+        if should_stop():
+            run.checkpoint()
+            raise Stopped(f"stopped after {run.step} of {method.iterations} iterations")
+        run.advance()
+    return run.finish()
+
+
+class _Run:
+    """One run of the loop: the counters beside the method's own state."""
+
+    def __init__(
+        self,
+        method: Method,
+        checkpoints: Checkpoints,
+        report: Report,
+        evaluation: Evaluation | None,
+        cadence: Cadence,
+    ) -> None:
+        self.method = method
+        self.step = 0  # updates made
+        self._checkpoints = checkpoints
+        self._report = report
+        self._evaluation = evaluation
+        self._cadence = cadence
+        self._checkpoint_step: int | None = None
+        self._scores: dict[int, float] = {}
+        self._best: torch.Tensor | None = None  # (n, c, h, w), the images with the best score
+        self._best_step = 0
+        self._notes: tuple[str, ...] = ()
+        self._pace = _Pace()
+
+    def resume(self) -> None:
+        found = self._checkpoints.newest()
+        notes = [f"passed over a damaged checkpoint: {what}" for what in self._checkpoints.damaged]
+        if found is not None:
+            state = dict(found.state)
+            own = state.pop("engine")
+            self.step = found.step
+            self._scores = {int(step): score for step, score in own["scores"].items()}
+            self._best_step, self._best = own["best_step"], state.pop("engine/best", None)
+            self.method.load_state_dict(state)
+            if found.folder == self._checkpoints.folder:
+                self._checkpoint_step = self.step
+            notes.append(f"resumed at iteration {self.step}")
+            now = self._circumstances()
+            notes.extend(
+                f"{name} was {found.circumstances.get(name)} before and is {now[name]} now: the "
+                "result may differ in its last digits from an undisturbed run's"
+                for name in now
+                if found.circumstances.get(name) != now[name]
+            )
+        self._notes = tuple(notes)
+        self._tell({"resumed_at": float(self.step)} if found is not None else {})
+        self._pace.pause()
+
+    def advance(self) -> None:
+        self._judge()
+        scalars = self.method.step()
+        self.step += 1
+        if self._cadence.due():
+            self.checkpoint()
+        images = scalars.pop("images", None)
+        self._pace.record(images or 0.0)
+        if images is not None:
+            scalars["images_per_second"] = self._pace.images_per_second
+        self._tell(scalars)
+
+    def finish(self) -> Distilled:
+        self._judge()
+        if self._checkpoint_step != self.step:
+            self.checkpoint()
+        last = self.method.synthetic_set()
+        if self._best is None:
+            return Distilled(last, self.step, self._scores, self._notes)
+        best = replace(last, images=self._best.to(last.images))
+        return Distilled(best, self._best_step, self._scores, self._notes)
+
+    def checkpoint(self) -> None:
+        """Write the state of this instant, whatever the cadence says."""
+
+        def write() -> None:
+            state = self.method.state_dict()
+            own: dict[str, Any] = {"scores": self._scores, "best_step": self._best_step}
+            state["engine"] = own
+            if self._best is not None:
+                state["engine/best"] = self._best
+            self._checkpoints.save(self.step, state, self._circumstances())
+
+        self._cadence.record(write)
+        self._checkpoint_step = self.step
+
+    def _judge(self) -> None:
+        judge = self._evaluation
+        if (
+            judge is None
+            or self.step == 0
+            or self.step % judge.interval
+            or self.step in self._scores
+        ):
+            return
+        candidate = self.method.synthetic_set()
+        score = judge.score(candidate, self.step)
+        if self._best is None or score > max(self._scores.values()):
+            self._best, self._best_step = candidate.images.cpu().clone(), self.step
+        self._scores[self.step] = score
+        self._pace.pause()
+        self._tell({"score": score})
+
+    def _circumstances(self) -> dict[str, Any]:
+        own = {
+            "torch": torch.__version__,
+            "code": version("rome-service"),
+            "threads": torch.get_num_threads(),
+        }
+        if isinstance(self.method, Circumstanced):
+            own.update(self.method.circumstances)
+        return own
+
+    def _tell(self, scalars: Mapping[str, float]) -> None:
+        total = self.method.iterations
+        eta = self._pace.seconds_for(total - self.step)
+        self._report(Progress(PHASE, self.step, total, scalars, eta, self._checkpoint_step))
+
+
+class _Pace:
+    """Seconds and images a step, smoothed over about the last twenty steps."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seconds = self._images = self._weight = 0.0
+        self._mark = clock()
+
+    def pause(self) -> None:
+        """What happened since the last step was not stepping."""
+        self._mark = self._clock()
+
+    def record(self, images: float) -> None:
+        now = self._clock()
+        self._seconds = 0.95 * self._seconds + (now - self._mark)
+        self._images = 0.95 * self._images + images
+        self._weight = 0.95 * self._weight + 1
+        self._mark = now
+
+    @property
+    def images_per_second(self) -> float:
+        return self._images / self._seconds if self._seconds else 0.0
+
+    def seconds_for(self, steps: int) -> float | None:
+        return steps * self._seconds / self._weight if self._weight else None
