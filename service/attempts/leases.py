@@ -1,0 +1,77 @@
+"""What passes between a worker and the lease protocol, as plain immutable data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds a lease, for people to read; the epoch alone decides what it may write."""
+
+    name: str
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write one job, until the epoch moves on."""
+
+    job_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A lease just granted, and all a worker needs to run the job."""
+
+    lease: Lease
+    project_id: str
+    spec: Mapping[str, Any]
+    spec_hash: str
+    inputs: Mapping[str, str]  # artifact id -> digest
+    earlier_epochs: tuple[int, ...]  # attempts before this one, newest first: where to resume from
+    run_seconds: float | None  # what is left of the job's limit
+    traceparent: str | None
+
+    @property
+    def attempt(self) -> int:
+        """The attempt's number is the lease's epoch, so it is never used again."""
+        return self.lease.epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What `renew` brings back."""
+
+    cancel: bool
+    pause: bool
+    expired: bool  # `run_seconds` is used up
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One output that lies in the blob store under its digest."""
+
+    name: str
+    kind: str
+    media_type: str
+    size: int  # bytes
+    digest: str  # SHA-256, lower-case hex
+    metadata: Mapping[str, Any]
+
+
+class Outcome(StrEnum):
+    """How an attempt ended without publishing (or with it: `succeeded`)."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # the core said so
+    CRASHED = "crashed"  # the child died
+    STALLED = "stalled"  # the watchdog killed it
+    LOST = "lost"  # the lease ran out
+    DRAINED = "drained"  # the worker is going away
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"  # `run_seconds`

@@ -1,0 +1,26 @@
+"""What the API asks about attempts."""
+
+from sqlalchemy import Connection
+
+from service.attempts import repository
+from service.attempts.repository import Attempt, Point
+from service.principals import Principal
+
+MAX_POINTS = 10_000
+
+
+def of_job(conn: Connection, principal: Principal, job_id: str) -> list[Attempt]:
+    """The attempts of a job, oldest first; none for a job of another project."""
+    return repository.of_job(conn, principal.project_id, job_id)
+
+
+def metrics(
+    conn: Connection,
+    principal: Principal,
+    job_id: str,
+    *,
+    name: str | None = None,
+    limit: int = MAX_POINTS,
+) -> list[Point]:
+    """The metric points of a job by name, attempt and step; of one name only, when given."""
+    return repository.metrics(conn, principal.project_id, job_id, name, limit)

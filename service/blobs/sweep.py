@@ -1,0 +1,64 @@
+"""Deletes blobs that nobody needs: no artifact names them and no living lease pins them.
+
+First a mark, by conditional update; then, blob by blob, the deletion in a transaction that checks
+the mark again and holds the row while the bytes go. A pin that comes between takes the mark away,
+one that comes during waits and then finds no row; both put anew.
+"""
+
+from sqlalchemy import Engine, and_, delete, exists, select, update
+
+from service import clock
+from service.artifacts.tables import artifact
+from service.blobs.store import BlobStore
+from service.blobs.tables import blob, blob_pin
+from service.clock import SECOND
+from service.database import read, write
+from service.settings import Settings
+
+BATCH = 200
+
+
+def sweep(engine: Engine, settings: Settings, store: BlobStore) -> list[str]:
+    """One pass; the digests that were deleted. Safe beside others, and to repeat after a crash."""
+    _mark(engine, settings)
+    swept = []
+    for digest in _condemned(engine):
+        if _delete(engine, store, digest):
+            swept.append(digest)
+    return swept
+
+
+def _mark(engine: Engine, settings: Settings) -> None:
+    with write(engine) as conn:
+        now = clock.now(conn)
+        conn.execute(delete(blob_pin).where(blob_pin.c.expires_at < now))
+        before = now - round(settings.blob_grace_seconds * SECOND)
+        conn.execute(
+            update(blob)
+            .where(
+                and_(
+                    blob.c.state != "condemned",
+                    blob.c.touched_at < before,
+                    ~exists().where(artifact.c.digest == blob.c.digest),
+                    ~exists().where(blob_pin.c.digest == blob.c.digest),
+                )
+            )
+            .values(state="condemned", touched_at=now)
+        )
+
+
+def _condemned(engine: Engine) -> list[str]:
+    with read(engine) as conn:
+        query = select(blob.c.digest).where(blob.c.state == "condemned").limit(BATCH)
+        return list(conn.scalars(query))
+
+
+def _delete(engine: Engine, store: BlobStore, digest: str) -> bool:
+    with write(engine) as conn:
+        gone = conn.execute(
+            delete(blob).where(blob.c.digest == digest, blob.c.state == "condemned")
+        )
+        if gone.rowcount == 0:
+            return False
+        store.delete(digest)  # before the commit: a crash here leaves the mark, not the bytes
+        return True

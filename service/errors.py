@@ -1,0 +1,324 @@
+"""The error catalogue: every failure a user can meet, with its status and its remedy.
+
+    RomeError
+    ├── Rejected             the request cannot be done as asked
+    │   ├── MalformedRequest · ValidationFailed · InvalidCursor · BodyTooLarge
+    │   ├── Unauthorised · HostNotAllowed · NotFound · MethodNotAllowed
+    │   └── IllegalTransition · IdempotencyConflict · RangeNotSatisfiable
+    ├── Unavailable          the service cannot do it now
+    │   └── NotReady · StorageFull · DatabaseBusy · BlobDamaged · BlobMissing · InternalError
+    ├── StartUp              `rome serve`, `rome worker` or `rome db` cannot begin
+    │   └── SettingsInvalid · SchemaMismatch · StateDirBusy · StateDirUnusable · PortInUse
+    ├── JobFailure           stored as the `error` of a job that failed
+    │   └── DatasetMissing · DatasetDamaged · CheckpointDamaged · ChildCrashed · Stalled
+    │       · LeaseLost · RunExpired · QueueExpired · AttemptsExhausted · PublishRefused
+    └── Fenced · CancelWon   between supervisor and database; never shown
+
+A class knows its code, status, title, docs and remedy; an instance adds what happened this time.
+Must not know HTTP frameworks: the API turns an instance into problem+json.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from rome_core.recipes import FieldProblem
+
+
+class RomeError(Exception):
+    """Base of the catalogue. `detail` says what happened, `remedy` what to do about it."""
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Something went wrong"
+    docs: ClassVar[str] = ""
+    default_remedy: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        remedy: str | None = None,
+        problems: Sequence[FieldProblem] = (),
+        **extra: Any,
+    ) -> None:
+        self.detail = detail or self.title
+        self.remedy = self.default_remedy if remedy is None else remedy
+        self.problems = tuple(problems)
+        self.extra: Mapping[str, Any] = extra
+        super().__init__(self.detail)
+
+    def as_job_error(self) -> dict[str, Any]:
+        """The form stored in `job.error`."""
+        return {"code": self.code, "detail": self.detail, "remedy": self.remedy, **self.extra}
+
+
+class Rejected(RomeError):
+    status = 400
+
+
+class MalformedRequest(Rejected):
+    code = "malformed_request"
+    title = "The request could not be read"
+    docs = "The body is not JSON, or a header or query parameter has a form that cannot be parsed."
+    default_remedy = "Send a JSON object with Content-Type: application/json."
+
+
+class ValidationFailed(Rejected):
+    code, status = "validation_failed", 422
+    title = "The request is well formed, but some of its fields are not valid"
+    docs = "Each entry of `problems` names a field, what is wrong with it and what would be right."
+    default_remedy = "Correct the fields listed under `problems` and send the request again."
+
+    def __init__(self, problems: Sequence[FieldProblem], detail: str = "") -> None:
+        said = detail or "; ".join(f"{p.field}: {p.message}" for p in problems)
+        super().__init__(said, problems=problems)
+
+
+class InvalidCursor(Rejected):
+    code = "invalid_cursor"
+    title = "The cursor does not belong to this listing"
+    docs = "A cursor continues one listing: it is bound to the filter and order it was made for."
+    default_remedy = "Leave `cursor` out to start the listing again."
+
+
+class BodyTooLarge(Rejected):
+    code, status = "body_too_large", 413
+    title = "The request body is larger than this service accepts"
+    docs = "Bodies are limited by `ROME_MAX_BODY_BYTES`."
+    default_remedy = "Send a smaller body, or raise ROME_MAX_BODY_BYTES."
+
+
+class Unauthorised(Rejected):
+    code, status = "unauthorised", 401
+    title = "The request carries no valid credentials"
+    docs = "A service that is not embedded asks for a key."
+    default_remedy = "Send `Authorization: Bearer KEY`."
+
+
+class HostNotAllowed(Rejected):
+    code, status = "host_not_allowed", 403
+    title = "The Host or Origin of the request is not on the allow-list"
+    docs = (
+        "An embedded service has no passwords, so it answers only to names it knows; otherwise a "
+        "web page could reach it by rebinding its own name to 127.0.0.1."
+    )
+    default_remedy = "Use http://127.0.0.1, or add the name to ROME_ALLOWED_HOSTS."
+
+
+class NotFound(Rejected):
+    code, status = "not_found", 404
+    title = "There is no such thing here"
+    docs = "The identifier is unknown, or belongs to another project."
+    default_remedy = "Check the identifier; list the collection to see what exists."
+
+
+class MethodNotAllowed(Rejected):
+    code, status = "method_not_allowed", 405
+    title = "This resource does not know that verb"
+    docs = "The `Allow` header lists the verbs it knows."
+    default_remedy = "Use one of the verbs in the Allow header."
+
+
+class IllegalTransition(Rejected):
+    code, status = "illegal_transition", 409
+    title = "The job's state does not allow this"
+    docs = "A job moves along a fixed graph of states; a finished job does not move at all."
+    default_remedy = "Read the job again; its `status` says what is still possible."
+
+
+class IdempotencyConflict(Rejected):
+    # 422, as in section 2.7 of draft-ietf-httpapi-idempotency-key-header: a key used again with
+    # another payload. 409 there is for a request still in flight, which one transaction excludes.
+    code, status = "idempotency_conflict", 422
+    title = "The idempotency key was used before with another body"
+    docs = "A key names one request. The same key with the same body returns the same job."
+    default_remedy = "Use a new Idempotency-Key for a new request."
+
+
+class RangeNotSatisfiable(Rejected):
+    code, status = "range_not_satisfiable", 416
+    title = "The requested range lies outside the content"
+    docs = "The `Content-Range` header of the answer gives the size."
+    default_remedy = "Ask for a range that begins before the end of the content."
+
+
+class Unavailable(RomeError):
+    status = 503
+
+
+class NotReady(Unavailable):
+    code = "not_ready"
+    title = "The service is starting or its database cannot be reached"
+    docs = "See /health/ready for which check fails."
+    default_remedy = "Try again in a few seconds."
+
+
+class DatabaseBusy(Unavailable):
+    code = "database_busy"
+    title = "The database stayed locked for too long"
+    docs = "Another process held the SQLite write lock longer than the busy timeout."
+    default_remedy = "Try again; if it persists, look for a stuck process in the state folder."
+
+
+class StorageFull(Unavailable):
+    code, status = "storage_full", 507
+    title = "There is no space left on the device"
+    docs = "What was being written has been removed; nothing half-written stays visible."
+    default_remedy = "Free space under ROME_STATE_DIR, then try again."
+
+
+class BlobDamaged(Unavailable):
+    code, status = "blob_damaged", 500
+    title = "The stored content does not match its digest"
+    docs = "A blob is named by its SHA-256. Content that no longer matches is never served."
+    default_remedy = "Restore the blob from a backup, or run the job again: its spec has the seed."
+
+
+class BlobMissing(Unavailable):
+    code, status = "blob_missing", 500
+    title = "The stored content is not where it should be"
+    docs = "The database lists a blob whose file is gone."
+    default_remedy = "Restore the blobs folder from a backup, or run the job again."
+
+
+class InternalError(Unavailable):
+    code, status = "internal_error", 500
+    title = "The service has a bug"
+    docs = "The service's log has the traceback under the request's id."
+    default_remedy = "Report it with the request id."
+
+
+class StartUp(RomeError):
+    pass
+
+
+class SettingsInvalid(StartUp):
+    code = "settings_invalid"
+    title = "A setting is unknown or has a wrong value"
+    docs = "Settings are ROME_* environment variables; see the settings page."
+    default_remedy = "Correct the variable named in the detail."
+
+
+class SchemaMismatch(StartUp):
+    code = "schema_mismatch"
+    title = "The database's schema is not the one this version works with"
+    docs = "An older schema can be upgraded; a newer one belongs to a newer version of the service."
+    default_remedy = "Run `rome db upgrade`."
+
+
+class StateDirBusy(StartUp):
+    code = "state_dir_busy"
+    title = "Another `rome serve` uses this state folder"
+    docs = "One embedded service per folder; a lock file in it says which process."
+    default_remedy = "Stop the other process, or set ROME_STATE_DIR to another folder."
+
+
+class StateDirUnusable(StartUp):
+    code = "state_dir_unusable"
+    title = "The state folder cannot be made or written"
+    docs = "The service keeps its database, blobs and scratch there."
+    default_remedy = "Set ROME_STATE_DIR to a folder you may write."
+
+
+class PortInUse(StartUp):
+    code = "port_in_use"
+    title = "The port is taken"
+    docs = "Another program listens on that address."
+    default_remedy = "Stop it, or set ROME_PORT to a free port."
+
+
+class JobFailure(RomeError):
+    pass
+
+
+class DatasetMissing(JobFailure):
+    code, status = "dataset_missing", 422
+    title = "The dataset's files are not under the data root"
+    docs = "Datasets are read by name under ROME_DATA_ROOT."
+    default_remedy = "Put the files under ROME_DATA_ROOT; GET /v1/datasets says which."
+
+
+class DatasetDamaged(JobFailure):
+    code, status = "dataset_damaged", 422
+    title = "The dataset's files cannot be read as what they claim to be"
+    docs = "A file is cut short, or its content differs from its format."
+    default_remedy = "Fetch the files again."
+
+
+class CheckpointDamaged(JobFailure):
+    code = "checkpoint_damaged"
+    title = "No checkpoint of the job could be read"
+    docs = "A damaged checkpoint falls back to the one before it; this job had no sound one left."
+    default_remedy = "Submit the job again."
+
+
+class ChildCrashed(JobFailure):
+    code = "child_crashed"
+    title = "The process that computed the job died"
+    docs = "The attempt's log has its last lines; out of memory is the usual reason."
+    default_remedy = "Read the attempt's log; give the job a smaller setting or a larger machine."
+
+
+class Stalled(JobFailure):
+    code = "stalled"
+    title = "The job made no progress for too long"
+    docs = "No progress for ROME_STALL_SECONDS: the child's stacks were dumped, then it was killed."
+    default_remedy = "Read the attempt's log for the stacks."
+
+
+class LeaseLost(JobFailure):
+    code = "lease_lost"
+    title = "The worker that ran the job stopped renewing its lease"
+    docs = "The worker died, was cut off, or its machine went away."
+    default_remedy = "Look at the worker's host; then submit the job again."
+
+
+class RunExpired(JobFailure):
+    code = "run_expired"
+    title = "The job used up its `run_seconds`"
+    docs = "The limit counts the time of all attempts together."
+    default_remedy = "Submit it again with a larger `run_seconds`."
+
+
+class QueueExpired(JobFailure):
+    code = "queue_expired"
+    title = "The job was not started before its queue deadline"
+    docs = "`queue_deadline` or `max_wait_seconds` bounds the wait for a worker."
+    default_remedy = "Start more workers, or submit it again with a later deadline."
+
+
+class AttemptsExhausted(JobFailure):
+    code = "attempts_exhausted"
+    title = "The job was interrupted too often"
+    docs = "Drained and suspended attempts are not charged, but their number is bounded as well."
+    default_remedy = "Look at the attempts' reasons; then submit the job again."
+
+
+class PublishRefused(JobFailure):
+    code = "publish_refused"
+    title = "The results could not be published"
+    docs = "An output was not pinned, not stored, or is not what the attempt said it was."
+    default_remedy = "Report it with the attempt's log."
+
+
+class Fenced(RomeError):
+    """The lease is no longer the caller's: stop, delete scratch, write nothing."""
+
+    code, title = "fenced", "The lease belongs to somebody else, or to nobody"
+
+
+class CancelWon(RomeError):
+    """A cancel was recorded before the results; release the lease as cancelled."""
+
+    code, title = "cancel_won", "The job was cancelled before its results were published"
+
+
+def _leaves(cls: type[RomeError]) -> Iterator[type[RomeError]]:
+    for sub in cls.__subclasses__():
+        if sub.docs:
+            yield sub
+        yield from _leaves(sub)
+
+
+CATALOGUE: dict[str, type[RomeError]] = {cls.code: cls for cls in _leaves(RomeError)}
+"""What /v1/errors lists: code -> class. Internal signals have no docs and are not in it."""

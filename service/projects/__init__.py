@@ -1,0 +1,1 @@
+"""Projects: the scope every row lies in."""
