@@ -142,7 +142,8 @@ def check_schema(engine: Engine) -> None:
         return
     known = {script.revision for script in _scripts().walk_revisions()}
     if found is None or found in known:
-        raise SchemaMismatch(f"The database is at revision {found}; this version needs {wanted}.")
+        at = f"at revision {found}" if found else "empty"
+        raise SchemaMismatch(f"The database is {at}; this version needs revision {wanted}.")
     raise SchemaMismatch(
         f"The database is at revision {found}, which this version does not know.",
         remedy="Run the newer version that wrote it, or restore a backup made before the upgrade.",

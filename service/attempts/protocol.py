@@ -160,11 +160,8 @@ def progress(engine: Engine, settings: Settings, lease: Lease, payload: Mapping[
     that is not finite is shown as null and makes no point. The payload may say `resumed_step`, the
     checkpoint this attempt went on from. Raises Fenced.
     """
-    scalars = {
-        name: value if math.isfinite(value) else None
-        for name, value in payload.get("scalars", {}).items()
-    }
-    data = {**payload, "scalars": scalars}
+    scalars = {name: _finite(value) for name, value in payload.get("scalars", {}).items()}
+    data = {**{name: _finite(value) for name, value in payload.items()}, "scalars": scalars}
     with write(engine) as conn:
         now = clock.now(conn)
         newest = conn.scalar(
@@ -367,7 +364,8 @@ def end(
         },
     )
     _unpin(conn, lease)
-    ended_at = min(now, found.lease_expires_at)  # a dead worker stopped when its lease did
+    # A dead worker stopped when its lease did, as far as anybody can tell.
+    ended_at = min(now, found.lease_expires_at) if outcome is Outcome.LOST else now
     _close(conn, lease, ended_at, outcome, reason, charged, log_tail)
     told = {"outcome": outcome, "reason": reason, "charged": charged}
     name = "job.requeued" if decided.status is Status.QUEUED else f"job.{decided.status}"
@@ -452,7 +450,8 @@ def _find_lane(
 ) -> tuple[str, str] | None:
     if job_id is None:
         return queue.next_lane(conn, resource_classes)
-    return queue.lane_of(conn, job_id)
+    lane = queue.lane_of(conn, job_id)
+    return lane if lane is not None and lane[1] in resource_classes else None
 
 
 def _leave_lane(conn: Connection, lease: Lease) -> str:
@@ -524,6 +523,11 @@ def _event(
     conn: Connection, lease: Lease, seq: int, at: int, type: str, data: Mapping[str, Any]
 ) -> None:
     events.append(conn, lease.job_id, type, data, seq=seq, at=at, attempt=lease.epoch)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN or infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _ttl(settings: Settings) -> int:

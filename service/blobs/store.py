@@ -88,9 +88,10 @@ class LocalBlobs:
         return stored
 
     def open_range(self, digest: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        # Opened here, not at the first chunk: a missing blob is known before an answer begins.
-        file = self._open(digest)
-        return _chunks(file, start, end)
+        # Looked for here, not at the first chunk: a missing blob is known before an answer begins.
+        if self.head(digest) is None:
+            raise BlobMissing(f"There is no blob {digest}.")
+        return _chunks(self.path(digest), start, end)
 
     def head(self, digest: str) -> int | None:
         try:
@@ -134,33 +135,27 @@ class LocalBlobs:
                     continue
         return cleared
 
-    def _open(self, digest: str) -> BinaryIO:
-        try:
-            return self.path(digest).open("rb")
-        except FileNotFoundError as error:
-            raise BlobMissing(f"There is no blob {digest}.") from error
-
     def _settle(self, temporary: Path, stored: Stored) -> None:
         final = self.path(stored.digest)
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary.chmod(0o444)
         # Replacing a blob by itself is harmless, and mends one whose bytes have rotted.
         temporary.replace(final)
-        for folder in (final.parent, final.parent.parent):
+        for folder in (final.parent, final.parent.parent, self.root):
             _sync(folder)
 
 
 def _copy(source: Path | bytes, out: BinaryIO) -> Stored:
     sha, size = hashlib.sha256(), 0
-    for chunk in [source] if isinstance(source, bytes) else _chunks(source.open("rb"), 0, None):
+    for chunk in [source] if isinstance(source, bytes) else _chunks(source):
         sha.update(chunk)
         out.write(chunk)
         size += len(chunk)
     return Stored(sha.hexdigest(), size)
 
 
-def _chunks(file: BinaryIO, start: int, end: int | None) -> Iterator[bytes]:
-    with file:
+def _chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    with path.open("rb") as file:
         file.seek(start)
         left = None if end is None else max(0, end - start)
         while left is None or left > 0:

@@ -13,6 +13,7 @@ from service.blobs.store import BlobStore
 from service.blobs.tables import blob, blob_pin
 from service.clock import SECOND
 from service.database import read, write
+from service.jobs.tables import job
 from service.settings import Settings
 
 BATCH = 200
@@ -21,17 +22,15 @@ BATCH = 200
 def sweep(engine: Engine, settings: Settings, store: BlobStore) -> list[str]:
     """One pass; the digests that were deleted. Safe beside others, and to repeat after a crash."""
     _mark(engine, settings)
-    swept = []
-    for digest in _condemned(engine):
-        if _delete(engine, store, digest):
-            swept.append(digest)
-    return swept
+    return [digest for digest in _condemned(engine) if _delete(engine, store, digest)]
 
 
 def _mark(engine: Engine, settings: Settings) -> None:
     with write(engine) as conn:
         now = clock.now(conn)
-        conn.execute(delete(blob_pin).where(blob_pin.c.expires_at < now))
+        # A lease may outlive its expiry until the reaper comes; its pins live as long.
+        held = exists().where(job.c.id == blob_pin.c.job_id, job.c.lease_epoch == blob_pin.c.epoch)
+        conn.execute(delete(blob_pin).where(blob_pin.c.expires_at < now, ~held))
         before = now - round(settings.blob_grace_seconds * SECOND)
         conn.execute(
             update(blob)

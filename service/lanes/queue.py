@@ -15,6 +15,7 @@ from sqlalchemy import (
     and_,
     exists,
     func,
+    not_,
     or_,
     select,
     update,
@@ -32,6 +33,10 @@ ORDER = (job.c.priority.desc(), job.c.run_at, job.c.created_at, job.c.id)
 OPEN = and_(
     lane.c.paused.is_(False),
     or_(lane.c.max_running.is_(None), lane.c.running < lane.c.max_running),
+)
+
+BUSY = or_(
+    lane.c.running > 0, exists().where(IN_LANE, job.c.status == Status.QUEUED).correlate(lane)
 )
 
 
@@ -97,22 +102,14 @@ def wake(conn: Connection, project_id: str, resource_class: str) -> None:
     hold every worker until it had caught up.
     """
     insert_new(conn, lane, {"project_id": project_id, "resource_class": resource_class})
-    waiting = exists().where(IN_LANE, job.c.status == Status.QUEUED)
-    busy = or_(lane.c.running > 0, waiting)
-    other = (
-        select(func.min(lane.c.virtual_time))
-        .where(lane.c.resource_class == resource_class, lane.c.project_id != project_id, busy)
-        .scalar_subquery()
+    idle = conn.scalar(
+        select(lane.c.virtual_time).where(_is(project_id, resource_class), not_(BUSY))
     )
-    level = conn.execute(
-        select(other).select_from(lane).where(_is(project_id, resource_class), ~busy)
-    ).scalar_one_or_none()
-    if level is not None:
-        conn.execute(
-            update(lane)
-            .where(_is(project_id, resource_class), lane.c.virtual_time < level)
-            .values(virtual_time=level)
-        )
+    level = conn.scalar(
+        select(func.min(lane.c.virtual_time)).where(lane.c.resource_class == resource_class, BUSY)
+    )
+    if idle is not None and level is not None and idle < level:
+        conn.execute(update(lane).where(_is(project_id, resource_class)).values(virtual_time=level))
 
 
 def waiting(conn: Connection, resource_class: str, limit: int, rung_before: int) -> list[str]:
