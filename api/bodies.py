@@ -14,7 +14,8 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from service.errors import MalformedRequest, Problem, ValidationFailed
+from rome_core.recipes import FieldProblem
+from service.errors import MalformedRequest, ValidationFailed
 
 
 async def read_object(request: Request) -> dict[str, Any]:
@@ -37,7 +38,7 @@ async def read_object(request: Request) -> dict[str, Any]:
     if endless:
         remedy = "Give a finite number, or leave the field out for its default."
         raise ValidationFailed(
-            [Problem(field, "is not a finite number", remedy) for field in endless]
+            [FieldProblem(field, "is not a finite number", remedy) for field in endless]
         )
     return body
 
@@ -51,7 +52,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ValidationFailed(
-            [Problem(name, "is given more than once", "Give it once.") for name in twice]
+            [FieldProblem(name, "is given more than once", "Give it once.") for name in twice]
         )
     return found
 

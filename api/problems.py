@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
+from rome_core.recipes import FieldProblem
 from service import errors
 
 MEDIA_TYPE = "application/problem+json"
@@ -41,9 +42,7 @@ def document(error: errors.RomeError, request_id: str | None = None) -> dict[str
         "remedy": error.remedy,
     }
     if error.problems:
-        found["problems"] = [
-            {"field": p.field, "message": p.message, "remedy": p.remedy} for p in error.problems
-        ]
+        found["problems"] = [problem.as_dict() for problem in error.problems]
     found |= error.extra
     if request_id:
         found["instance"] = request_id
@@ -93,7 +92,7 @@ def _of_the_framework(request: Request, error: Exception) -> Response:
 def _of_validation(request: Request, error: Exception) -> Response:
     """Query parameters, path parameters and headers of the wrong form; bodies have their own."""
     problems = [
-        errors.Problem(
+        FieldProblem(
             field=".".join(str(part) for part in one["loc"][1:]),
             message=f"{one['msg']} (in the {one['loc'][0]})",
             remedy="See /docs for what this parameter accepts.",
