@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from rome_core.files import write_atomically
 
 FORMAT = 1
 KEPT = 2  # a damaged newest checkpoint must have one before it to fall back to
@@ -59,9 +60,7 @@ class Checkpoints:
         Raises OSError (a full disk, for one) with every earlier checkpoint still intact.
         """
         chunks = self.folder / "chunks"
-        chunks.mkdir(parents=True, exist_ok=True)
         listing = {name: self._write_chunk(chunks, value) for name, value in state.items()}
-        _sync_folder(chunks)
         body = {
             "format": FORMAT,
             "step": step,
@@ -69,8 +68,7 @@ class Checkpoints:
             "circumstances": dict(circumstances or {}),
         }
         sealed = {"digest": _digest(_compact(body)), "body": body}
-        _write(self.folder / _manifest(step), _compact(sealed))
-        _sync_folder(self.folder)
+        write_atomically(self.folder / _manifest(step), _compact(sealed))
         self._prune(step)
 
     def newest(self) -> Checkpoint | None:
@@ -90,11 +88,11 @@ class Checkpoints:
     def _write_chunk(self, chunks: Path, value: object) -> dict[str, Any]:
         buffer = io.BytesIO()
         torch.save(value, buffer)
-        content = buffer.getbuffer()
+        content = buffer.getvalue()
         digest = _digest(content)
         # A file of that name from before this process may be damaged, so it is not trusted.
         if digest not in self._proven:
-            _write(chunks / digest, content)
+            write_atomically(chunks / digest, content)
             self._proven.add(digest)
         return {"digest": digest, "size": len(content)}
 
@@ -148,7 +146,7 @@ class Checkpoints:
             if path.name not in named:
                 path.unlink()
                 self._proven.discard(path.name)
-        for path in self.folder.glob("*.part"):
+        for path in self.folder.glob(".*.part"):  # a crash's leftovers
             path.unlink()
 
 
@@ -193,27 +191,5 @@ def _compact(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _digest(content: bytes | memoryview) -> str:
+def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _write(path: Path, content: bytes | memoryview) -> None:
-    """Put all of `content` at `path` or nothing; the caller syncs the folder."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,0 +1,199 @@
+"""ROME written for clarity, as the definition the fast form is measured against.
+
+One class after another, one image step a class, plain autograd, torch.optim for every optimiser, an
+nn.Module for every network. It shares with the product only the draws, the initial weights and the
+augmentation operators (which have a naive form of their own); every formula is written out again.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rome_core import augment, networks
+from rome_core.data import Dataset
+from rome_core.distillation.draws import Draws
+from rome_core.recipes.rome import RomeHyperparameters
+
+
+class NaiveNetwork:
+    """A network of the pool, with its own optimiser and the record of its training accuracy."""
+
+    def __init__(self, module: torch.nn.Module, hp: RomeHyperparameters) -> None:
+        self.module = module
+        self.optimiser = torch.optim.SGD(
+            module.parameters(), lr=hp.lr_net, momentum=hp.net_momentum, weight_decay=hp.net_decay
+        )
+        self.accuracies: list[float] = []  # one a training step
+
+
+class NaiveRome:
+    """The released code's loop with every switch. `images` starts as given."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        hp: RomeHyperparameters,
+        images: Tensor,
+        *,
+        ipc: int,
+        seed: int,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        self.hp, self.ipc, self.draws, self.dtype = hp, ipc, Draws(seed), dtype
+        self.classes, self.shape = dataset.classes, dataset.shape
+        self.mean = dataset.mean.to(dtype).view(-1, 1, 1)
+        self.std = dataset.std.to(dtype).view(-1, 1, 1)
+        self.real = (dataset.train_images.to(dtype) - self.mean) / self.std
+        self.labels = dataset.train_labels
+        self.images = images.to(dtype).clone().requires_grad_()
+        self.optimiser = torch.optim.SGD([self.images], lr=hp.lr_img, momentum=hp.momentum)
+        self.made = 0
+        self.pool = [self.fresh() for _ in range(hp.net_begin)]
+        self.iteration = 0
+
+    def fresh(self) -> NaiveNetwork:
+        module = networks.build(
+            self.hp.network,
+            channels=self.shape[0],
+            size=self.shape[1],
+            classes=self.classes,
+            generator=self.draws.network(self.made),
+        )
+        self.made += 1
+        return NaiveNetwork(module.to(self.dtype), self.hp)
+
+    def step(self) -> None:
+        self.renew_pool()
+        chosen = self.draws.matched(self.iteration, len(self.pool), self.hp.train_net_num)
+        for turn, position in enumerate(chosen):
+            for label in range(self.classes):
+                self.update_class(turn, self.pool[position], label)
+        chosen = self.draws.fetched(self.iteration, len(self.pool), self.hp.fetch_net_num)
+        for slot, position in enumerate(chosen):
+            for step in range(self.hp.model_train_steps):
+                self.train(self.pool[position], slot, step)
+        self.iteration += 1
+
+    def renew_pool(self) -> None:
+        hp = self.hp
+        evaluated = self.iteration > 0 and self.iteration % hp.eval_interval == 0
+        if evaluated and hp.meter == "since_evaluation":
+            for network in self.pool:
+                network.accuracies = []
+        if self.iteration % hp.net_generate_interval == 0:
+            if len(self.pool) >= hp.net_num:
+                self.pool.pop(0)
+            self.pool.append(self.fresh())
+
+    def update_class(self, turn: int, network: NaiveNetwork, label: int) -> None:
+        hp, it = self.hp, self.iteration
+        members = torch.nonzero(self.labels == label).flatten()
+        real = self.real[self.draws.real(it, turn, label, members, hp.batch_real)]
+        synthetic = self.images[label * self.ipc : (label + 1) * self.ipc]
+        if hp.factor == 2:
+            synthetic = decode(synthetic)
+        real, synthetic = self.augment(real, turn, label), self.augment(synthetic, turn, label)
+        if hp.perturbed in ("real", "both"):
+            made = self.draws.noise(it, turn, label, "real")
+            real = self.attack(network, real, torch.full((len(real),), label), made)
+        if hp.perturbed in ("synthetic", "both"):
+            made = self.draws.noise(it, turn, label, "synthetic")
+            still = synthetic.detach()
+            labels = torch.full((len(still),), label)
+            synthetic = synthetic + (self.attack(network, still, labels, made) - still)
+
+        goal = network.module.embed(real).detach().mean(dim=0)
+        difference = network.module.embed(synthetic).mean(dim=0) - goal
+        if hp.rob_loss == "tv2":
+            robustness = (difference.abs().sum() / 2) ** 2
+        else:
+            robustness = (difference**2).sum()
+        performance = F.cross_entropy(
+            network.module(synthetic), torch.full((len(synthetic),), label)
+        )
+        weight = hp.ce_weight * (1 - hp.alpha) * self.weight(network)
+        self.optimiser.zero_grad()
+        (hp.alpha * robustness + weight * performance).backward()
+        self.optimiser.step()
+
+    def weight(self, network: NaiveNetwork) -> float:
+        hp, history = self.hp, network.accuracies
+        if hp.perf_weight == "none":
+            return 1.0
+        if not history:
+            return 0.0
+        if hp.meter == "since_evaluation":
+            accuracy = sum(history) / len(history)
+        else:
+            weights = [hp.meter_decay**age for age in range(len(history))]
+            newest_first = zip(weights, reversed(history), strict=True)
+            accuracy = sum(w * a for w, a in newest_first) / sum(weights)
+        return accuracy * (100 if hp.perf_weight == "acc_percent" else 1)
+
+    def train(self, network: NaiveNetwork, slot: int, step: int) -> None:
+        hp, it = self.hp, self.iteration
+        everything = torch.arange(len(self.real))
+        chosen = self.draws.batch(it, slot, step, everything, hp.batch_train)
+        x, labels = self.real[chosen], self.labels[chosen]
+        if hp.pool_training != "clean":
+            made = self.draws.training_noise(it, slot, step)
+            attacked = self.attack(network, x, labels, made)
+            x = torch.cat([attacked, x]) if hp.pool_training == "both" else attacked
+            labels = torch.cat([labels, labels]) if hp.pool_training == "both" else labels
+        logits = network.module(x)
+        network.optimiser.zero_grad()
+        F.cross_entropy(logits, labels).backward()
+        network.optimiser.step()
+        network.accuracies.append((logits.argmax(dim=1) == labels).double().mean().item())
+
+    def augment(self, x: Tensor, turn: int, label: int) -> Tensor:
+        """Every image meets what the class drew for this iteration."""
+        drawn = augment.draw(
+            self.hp.augmentation,
+            len(x),
+            size=self.shape[1],
+            generator=self.draws.augmentation(self.iteration, turn, label),
+            siamese=True,
+        )
+        return augment.apply(x, drawn)
+
+    def attack(
+        self, network: NaiveNetwork, x: Tensor, labels: Tensor, made: torch.Generator
+    ) -> Tensor:
+        """PGD as the released code's library does it, in the space of the attack's domain."""
+        hp = self.hp
+        epsilon, step = as_number(hp.pgd_epsilon), as_number(hp.pgd_step)
+        pixel = hp.attack_domain == "pixel"
+        start = (x * self.std + self.mean if pixel else x).detach()
+        noise = (torch.rand(x.shape, generator=made).to(self.dtype) * 2 - 1) * epsilon
+        moved = (start + noise).clamp(0, 1)
+        for _ in range(hp.pgd_steps):
+            moved = moved.detach().requires_grad_()
+            logits = network.module((moved - self.mean) / self.std if pixel else moved)
+            if hp.target_rule == "untargeted":
+                cost = F.cross_entropy(logits, labels)
+            else:
+                rule = 10 if hp.target_rule == "mod10" else self.classes
+                cost = -F.cross_entropy(logits, (labels + 1) % rule)
+            (gradient,) = torch.autograd.grad(cost, moved)
+            further = moved.detach() + step * gradient.sign()
+            moved = (start + (further - start).clamp(-epsilon, epsilon)).clamp(0, 1)
+        return ((moved - self.mean) / self.std if pixel else moved).detach()
+
+
+def decode(images: Tensor) -> Tensor:
+    """Quadrants top-left, bottom-left, top-right, bottom-right, each enlarged, in blocks."""
+    half = images.shape[-1] // 2
+    top, bottom = images[:, :, :half], images[:, :, half:]
+    quadrants = [top[..., :half], bottom[..., :half], top[..., half:], bottom[..., half:]]
+    enlarged = [
+        F.interpolate(q, scale_factor=2, mode="bilinear", align_corners=False) for q in quadrants
+    ]
+    return torch.cat(enlarged)
+
+
+def as_number(fraction: str) -> float:
+    numerator, _, denominator = fraction.partition("/")
+    return float(numerator) / float(denominator or 1)
