@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from rome_core.distillation.checkpoints import Cadence, Checkpoints
+from rome_core.distillation.checkpoints import Cadence, Checkpoint, Checkpoints
 from rome_core.progress import Progress, Report, Stopped
 from rome_core.synthetic import SyntheticSet
 
@@ -118,26 +118,36 @@ class _Run:
     def resume(self) -> None:
         found = self._checkpoints.newest()
         notes = [f"passed over a damaged checkpoint: {what}" for what in self._checkpoints.damaged]
+        scalars = {}
         if found is not None:
-            state = dict(found.state)
-            own = state.pop("engine")
-            self.step = found.step
-            self._scores = {int(step): score for step, score in own["scores"].items()}
-            self._best_step, self._best = own["best_step"], state.pop("engine/best", None)
-            self.method.load_state_dict(state)
-            if found.folder == self._checkpoints.folder:
-                self._checkpoint_step = self.step
-            notes.append(f"resumed at iteration {self.step}")
-            now = self._circumstances()
-            notes.extend(
-                f"{name} was {found.circumstances.get(name)} before and is {now[name]} now: the "
-                "result may differ in its last digits from an undisturbed run's"
-                for name in now
-                if found.circumstances.get(name) != now[name]
-            )
+            self._take_over(found)
+            changes = self._changes(found.circumstances)
+            notes += [f"resumed at iteration {self.step}", *changes]
+            scalars["resumed_at"] = float(self.step)
+            if changes:
+                scalars["circumstances_changed"] = float(len(changes))
         self._notes = tuple(notes)
-        self._tell({"resumed_at": float(self.step)} if found is not None else {})
+        self._tell(scalars)
         self._pace.pause()
+
+    def _take_over(self, found: Checkpoint) -> None:
+        state = dict(found.state)
+        own = state.pop("engine")
+        self._best, self._best_step = state.pop("engine/best", None), own["best_step"]
+        self._scores = own["scores"]
+        self.step = found.step
+        self.method.load_state_dict(state)
+        if found.folder == self._checkpoints.folder:
+            self._checkpoint_step = self.step
+
+    def _changes(self, before: Mapping[str, Any]) -> list[str]:
+        """What the checkpoint was written under and this process is not."""
+        return [
+            f"{name} was {before.get(name)} before and is {value} now: the result may differ in "
+            "its last digits from an undisturbed run's"
+            for name, value in self._circumstances().items()
+            if before.get(name) != value
+        ]
 
     def advance(self) -> None:
         self._judge()
