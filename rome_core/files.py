@@ -3,12 +3,15 @@
 Owns the writing of results. Must not know what is in them.
 """
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Put `content` at `path`, making its folder: temporary file, fsync, rename, fsync of the folder.
+    """Put `content` at `path`, making its folder; write, fsync, rename, fsync the folder.
 
     Raises OSError with whatever was at `path` before still there.
     """
@@ -28,3 +31,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Put readable JSON at `path`, keys in the order given. Raises ValueError for inf and nan."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())

@@ -148,7 +148,7 @@ def load(path: Path, *, dataset: str | None = None, factor: int | None = None) -
 def _read(path: Path) -> dict[str, Any]:
     raw = path.read_bytes()
     try:
-        if path.suffix == ".safetensors":
+        if raw[8:9] == b"{":  # eight bytes of length, then JSON
             return _from_safetensors(raw)
         content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except (

@@ -18,8 +18,7 @@ EVERY_FIFTH = "of each class, in file order, every fifth image is a test image"
 class Dataset:
     """Images are pixels in [0,1], (n, c, h, w) float32; labels (n,) int64 from 0.
 
-    `mean` and `std`, (c,) float32, are of the training pixels; `digests` maps every file read to
-    its SHA-256.
+    `digests` maps every file read to its SHA-256.
     """
 
     name: str
@@ -27,8 +26,8 @@ class Dataset:
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
-    mean: Tensor
-    std: Tensor
+    mean: Tensor  # (c,) float64, of the training pixels
+    std: Tensor  # (c,) float64
     classes: int
     class_names: tuple[str, ...]
     digests: Mapping[str, str]

@@ -59,9 +59,9 @@ def read_npz(name: str, path: Path) -> Dataset:
         train_labels=torch.from_numpy(labels),
         test_images=pixels(test_images),
         test_labels=torch.from_numpy(test_labels),
-        mean=mean.float(),
+        mean=mean,
         # A channel that never changes carries nothing; 1 keeps it finite.
-        std=torch.where(std > 0, std, 1.0).float(),
+        std=torch.where(std > 0, std, 1.0),
         classes=classes,
         class_names=_class_names(name, arrays, classes),
         digests={path.name: hashlib.sha256(path.read_bytes()).hexdigest()},

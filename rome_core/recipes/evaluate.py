@@ -98,7 +98,14 @@ class EvaluateSpec(BaseModel):
         description="Id of the synthetic set's artifact.",
     )
     dataset: str | None = Field(
-        default=None, description="Test images to use; null takes the set's own dataset."
+        default=None,
+        description="The set's dataset. Null takes what the set says; a bare reference file needs "
+        "it.",
+    )
+    factor: Literal[1, 2] | None = Field(
+        default=None,
+        description="Only for a bare reference file, which does not say: 2 if each image packs "
+        "four. Null takes what the set says.",
     )
     students: Students = Students()
     attacks: list[AttackName] = Field(

@@ -1,0 +1,65 @@
+"""`run(spec, context)`: the one call that carries out a canonical spec.
+
+Owns the way from spec to files. Must not own the science, nor know of jobs, databases or HTTP.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from rome_core.errors import CoreError
+from rome_core.progress import Progress, Stopped
+from rome_core.recipes import FieldProblem, SpecError, canonical
+from rome_core.runner.context import Context, Outcome, Output
+from rome_core.runner.distill import distill
+from rome_core.runner.evaluate import evaluate
+
+__all__ = ["Context", "Outcome", "Output", "Progress", "Stopped", "run"]
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+def run(spec: Mapping[str, Any], context: Context) -> Outcome:
+    """Carry out a canonical spec, going on from the newest checkpoint in reach.
+
+    Raises CoreError for what a user can put right, Stopped after a checkpoint when told to stop;
+    anything else is a bug.
+    """
+    spec = _canonical(spec)
+    threads = torch.get_num_threads()
+    if context.threads is not None:
+        torch.set_num_threads(context.threads)
+    try:
+        return distill(spec, context) if spec["kind"] == "distill" else evaluate(spec, context)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise CoreError(
+            "disk_full",
+            f"There is no space left under {context.workdir.absolute()}.",
+            "Free some space; the run then goes on from its newest checkpoint.",
+        ) from error
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _canonical(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Check that the spec is canonical already: a run must be what its hash says."""
+    try:
+        if "seed" not in spec:
+            raise SpecError([FieldProblem("seed", "it is missing", "Fill it in with canonical().")])
+        checked = canonical(spec, seed=spec["seed"])
+    except SpecError as error:
+        first = error.problems[0]
+        raise CoreError("spec_invalid", first.message, first.remedy, first.field) from error
+    if checked != spec:
+        raise CoreError(
+            "spec_invalid",
+            "The spec is not canonical: defaults are missing.",
+            "Pass it through rome_core.recipes.canonical first.",
+        )
+    return checked
