@@ -20,7 +20,7 @@ from rome_core.recipes.rome import RomeHyperparameters
 class NaiveNetwork:
     """A network of the pool, with its own optimiser and the record of its training accuracy."""
 
-    def __init__(self, module: torch.nn.Module, hp: RomeHyperparameters) -> None:
+    def __init__(self, module: networks.ConvNet, hp: RomeHyperparameters) -> None:
         self.module = module
         self.optimiser = torch.optim.SGD(
             module.parameters(), lr=hp.lr_net, momentum=hp.net_momentum, weight_decay=hp.net_decay
