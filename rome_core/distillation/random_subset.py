@@ -62,6 +62,8 @@ class RandomSubset:
                 "Set factor=1.",
                 "hyperparameters.factor",
             )
+        usual = GREY if dataset.shape[0] == 1 else COLOUR
+        self._augmentation = hyperparameters.augmentation or usual
         self._images = torch.zeros(dataset.classes * ipc, *dataset.shape)
 
     def step(self) -> dict[str, float]:
@@ -91,6 +93,6 @@ class RandomSubset:
             self._dataset,
             factor=self._factor,
             ipc=self._ipc,
-            augmentation=GREY if self._dataset.shape[0] == 1 else COLOUR,
+            augmentation=self._augmentation,
             method="random",
         )

@@ -98,7 +98,7 @@ class Evaluation:
                 "dataset",
             )
         self._spec, self._plan = spec, plan
-        self._training = TrainingSet.of(synthetic, augmented=spec.students.augment)
+        self._training = TrainingSet.of(synthetic, augmentation=spec.students.augmentation)
         self._test = _test_set(synthetic, dataset, spec)
         self._test_images_of = len(dataset.test_images)
         self._measures = measures(spec)

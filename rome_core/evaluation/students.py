@@ -46,14 +46,17 @@ class TrainingSet:
     augmentation: str
 
     @classmethod
-    def of(cls, synthetic: SyntheticSet, *, augmented: bool = True) -> TrainingSet:
-        """Decode a packed set: four images of every one at factor 2."""
+    def of(cls, synthetic: SyntheticSet, *, augmentation: str | None = None) -> TrainingSet:
+        """Decode a packed set: four images of every one at factor 2.
+
+        `augmentation` takes the place of the set's own strategy.
+        """
         images, labels = synthetic.images, synthetic.labels
         if synthetic.factor > 1:
             images, repeated = augment.expand(images, labels, synthetic.factor)
             assert repeated is not None
             labels = repeated
-        strategy = synthetic.augmentation if augmented else "none"
+        strategy = synthetic.augmentation if augmentation is None else augmentation
         return cls(images, labels, synthetic.classes, strategy)
 
 

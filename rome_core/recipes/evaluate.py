@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from rome_core.recipes import networks
+from rome_core.recipes.augmentation import parse_strategy
 
 DomainName = Literal["reference", "pixel"]
 AttackName = Literal["clean", "clamp", "fgsm", "pgd"]
@@ -51,10 +52,18 @@ class Students(BaseModel):
     learning_rate: float = Field(default=0.01, gt=0, le=100, allow_inf_nan=False)
     momentum: float = Field(default=0.9, ge=0, lt=1, allow_inf_nan=False)
     weight_decay: float = Field(default=5e-4, ge=0, le=1, allow_inf_nan=False)
-    augment: bool = Field(
-        default=True,
-        description="DSA on every batch with the set's own strategy, one operator a batch.",
+    augmentation: str | None = Field(
+        default=None,
+        max_length=128,
+        description='DSA strategy, one operator a batch; null takes the set\'s own, "none" none.',
     )
+
+    @field_validator("augmentation")
+    @classmethod
+    def _known_strategy(cls, strategy: str | None) -> str | None:
+        if strategy is not None:
+            parse_strategy(strategy)
+        return strategy
 
     @field_validator("network")
     @classmethod

@@ -38,9 +38,9 @@ def unknown_name(field: str, noun: str, given: object, known: Iterable[str]) -> 
     """The problem of a name that is not in a catalogue, with the nearest one that is."""
     names = sorted(known)
     near = get_close_matches(str(given), names, n=1, cutoff=0.5)
-    choices = f"One of: {', '.join(names)}."
-    remedy = f"Did you mean {near[0]!r}? {choices}" if near else choices
-    return FieldProblem(field, f"there is no {noun} named {given!r}", remedy)
+    return FieldProblem(
+        field, f"there is no {noun} named {given!r}", _choices("One of", names, near)
+    )
 
 
 def from_validation(
@@ -58,9 +58,7 @@ def _problem(detail: Mapping[str, Any], model: type[BaseModel], prefix: str) -> 
         owner = _owner(model, path[:-1])
         names = sorted(owner.model_fields)
         near = get_close_matches(path[-1], names, n=1, cutoff=0.5)
-        known = f"Known fields: {', '.join(names)}."
-        remedy = f"Did you mean {near[0]!r}? {known}" if near else known
-        return FieldProblem(field, "there is no such field", remedy)
+        return FieldProblem(field, "there is no such field", _choices("Known fields", names, near))
     if kind == "missing":
         return FieldProblem(field, "this field is required", f"Give {field}.")
     message = detail["msg"].removeprefix("Value error, ").rstrip(".")
@@ -68,6 +66,17 @@ def _problem(detail: Mapping[str, Any], model: type[BaseModel], prefix: str) -> 
     if not isinstance(given, Mapping):
         message = f"{message}; got {_shown(given)}"
     return FieldProblem(field, message, _remedy(kind, given, field, detail.get("ctx", {})))
+
+
+MANY = 12
+
+
+def _choices(words: str, names: Sequence[str], near: Sequence[str]) -> str:
+    """The nearest name and, unless it stands out among very many, all of them."""
+    guess = f"Did you mean {near[0]!r}?" if near else ""
+    if guess and len(names) > MANY:
+        return guess
+    return f"{guess} {words}: {', '.join(names)}.".strip()
 
 
 def _owner(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
@@ -103,7 +112,7 @@ def _remedy(kind: str, given: object, field: str, context: Mapping[str, Any]) ->
     if kind == "finite_number":
         return "Give a finite number."
     if isinstance(given, str) and kind in {"int_type", "float_type", "bool_type"}:
-        return f"Write {field} as a bare value, without quotes."
+        return f"Give {field} a bare {'true or false' if kind == 'bool_type' else 'number'}."
     if kind == "string_type" and isinstance(given, int | float):
         return f"Write {field} in quotes."
     return f"Change {field}; its JSON schema says what fits."

@@ -7,8 +7,9 @@ half-size images into one (Kim et al. 2022; Zhao et al. 2023): four real images 
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from rome_core.recipes.augmentation import parse_strategy
 from rome_core.recipes.presets import Preset
 
 
@@ -25,6 +26,19 @@ class RandomHyperparameters(BaseModel):
             "size, 4*ipc of them a class, all different."
         ),
     )
+    augmentation: str | None = Field(
+        default=None,
+        max_length=128,
+        description="DSA strategy that students train with; null takes all operators, without flip "
+        "for grey images.",
+    )
+
+    @field_validator("augmentation")
+    @classmethod
+    def _known_strategy(cls, strategy: str | None) -> str | None:
+        if strategy is not None:
+            parse_strategy(strategy)
+        return strategy
 
 
 def images_per_class(hyperparameters: BaseModel, ipc: int) -> int:
@@ -33,7 +47,7 @@ def images_per_class(hyperparameters: BaseModel, ipc: int) -> int:
     return ipc * hyperparameters.factor**2
 
 
-def _preset(dataset: str, title: str, ipc: int) -> Preset:
+def _packed(dataset: str, title: str, ipc: int) -> Preset:
     return Preset(
         name=f"random-{dataset}-ipc{ipc}",
         title=f"Random real subset, {title}, {ipc} images per class, packed 2x2",
@@ -46,16 +60,22 @@ def _preset(dataset: str, title: str, ipc: int) -> Preset:
     )
 
 
+_DIGITS = Preset(
+    name="random-digits-ipc10",
+    title="Random real subset, digits, 10 images per class",
+    method="random",
+    dataset="digits",
+    ipc=10,
+    hyperparameters={"augmentation": "crop_scale_rotate"},
+    source="Ours: the baseline of rome-quick-digits-ipc10.",
+    notes="Digits of 8x8 pixels are not packed: nothing of them is left at half size.",
+)
+
 PRESETS: Mapping[str, Preset] = {
     preset.name: preset
     for preset in (
-        _preset("digits", "digits", 1),
-        _preset("digits", "digits", 10),
-        _preset("cifar10", "CIFAR-10", 1),
-        _preset("cifar10", "CIFAR-10", 10),
-        _preset("cifar10", "CIFAR-10", 50),
-        _preset("cifar100", "CIFAR-100", 1),
-        _preset("cifar100", "CIFAR-100", 10),
-        _preset("cifar100", "CIFAR-100", 50),
+        _DIGITS,
+        *(_packed("cifar10", "CIFAR-10", ipc) for ipc in (1, 10, 50)),
+        *(_packed("cifar100", "CIFAR-100", ipc) for ipc in (1, 10, 50)),
     )
 }

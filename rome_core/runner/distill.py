@@ -15,13 +15,14 @@ from typing import Any
 
 from rome_core import passes
 from rome_core.card import save_card
-from rome_core.data import load
+from rome_core.data import Dataset, load
 from rome_core.distillation import engine
 from rome_core.errors import CoreError
 from rome_core.files import write_json
 from rome_core.progress import Progress
 from rome_core.provenance import provenance
 from rome_core.recipes import catalogue
+from rome_core.recipes.networks import parse
 from rome_core.runner.context import Context, Outcome, Output
 from rome_core.runner.selection import selection
 from rome_core.sprite import save_png
@@ -40,11 +41,7 @@ def distill(spec: Mapping[str, Any], context: Context) -> Outcome:
     recipe = catalogue.method(spec["method"])
     assert recipe is not None, "the spec is canonical"
     hyperparameters = recipe.hyperparameters.model_validate(spec["hyperparameters"])
-    plan = passes.plan(
-        mode=_MODES[getattr(hyperparameters, "compile", "off")],
-        images=_work(hyperparameters, dataset.classes),
-        threads=context.threads,
-    )
+    plan = _plan(hyperparameters, dataset, context)
     method = implementation(spec["method"])(
         dataset,
         hyperparameters,
@@ -99,15 +96,32 @@ def implementation(name: str) -> Callable[..., engine.Method]:
 _MODES: dict[str, Any] = {"auto": "auto", "on": "compiled", "off": "eager"}
 
 
-def _work(hyperparameters: object, classes: int) -> int:
-    """Roughly how many images a run passes through networks: what makes compiling worth it."""
+def _plan(hyperparameters: object, dataset: Dataset, context: Context) -> passes.Plan:
+    """How passes are run, from the hyperparameters `compile`, `network` and those of cost.
+
+    Raises CoreError no_compiler where compiling is demanded and cannot be done.
+    """
 
     def read(name: str) -> int:
         return int(getattr(hyperparameters, name, 0))
 
-    image_side = read("batch_real") * classes * read("train_net_num")
+    image_side = read("batch_real") * dataset.classes * read("train_net_num")
     pool_side = read("batch_train") * read("fetch_net_num") * read("model_train_steps")
-    return read("iterations") * (image_side + pool_side) * (read("pgd_steps") + 1)
+    try:
+        return passes.plan(
+            mode=_MODES[getattr(hyperparameters, "compile", "off")],
+            images=read("iterations") * (image_side + pool_side) * (read("pgd_steps") + 1),
+            threads=context.threads,
+            network=parse(getattr(hyperparameters, "network", "convnet")),
+            size=dataset.shape[1],
+        )
+    except RuntimeError as error:
+        raise CoreError(
+            "no_compiler",
+            f"Compiling was asked for and cannot be done: {error}.",
+            "Install a C++ compiler, or set compile=auto.",
+            "hyperparameters.compile",
+        ) from error
 
 
 def _save(

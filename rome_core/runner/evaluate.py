@@ -18,6 +18,7 @@ from rome_core.files import write_atomically, write_json
 from rome_core.progress import Progress
 from rome_core.provenance import file_digest, provenance
 from rome_core.recipes.evaluate import EvaluateSpec
+from rome_core.recipes.networks import parse
 from rome_core.recipes.report import Accuracies, EvaluationReport
 from rome_core.runner.context import Context, Outcome, Output
 from rome_core.synthetic import load as load_set
@@ -38,7 +39,12 @@ def evaluate(spec: Mapping[str, Any], context: Context) -> Outcome:
     synthetic = load_set(path, dataset=asked.dataset, factor=asked.factor)
     digest = file_digest(path)
     dataset = load_dataset(synthetic.dataset, context.data_root)
-    plan = passes.plan(mode="auto", images=_work(asked), threads=context.threads)
+    plan = passes.plan(
+        images=_work(asked, len(dataset.test_images)),
+        threads=context.threads,
+        network=parse(asked.students.network),
+        size=dataset.shape[1],
+    )
     evaluation = Evaluation(synthetic, dataset, asked, plan=plan)
     context.report(Progress("loading", 1, 1))
     done = evaluation.run(
@@ -74,17 +80,12 @@ def evaluate(spec: Mapping[str, Any], context: Context) -> Outcome:
     return Outcome(_save(report, done, told, context), _metrics(report), told)
 
 
-def _work(spec: EvaluateSpec) -> int:
+def _work(spec: EvaluateSpec, test_images: int) -> int:
     """Roughly how many images pass through networks under attack."""
-    steps = sum(
-        budget.steps
-        for domain, budget in (
-            ("reference", spec.budgets.reference),
-            ("pixel", spec.budgets.pixel),
-        )
-        if domain in spec.domains and "pgd" in spec.attacks
-    )
-    return (spec.limit or 10_000) * spec.students.count * len(spec.modes) * steps
+    budgets = {"reference": spec.budgets.reference, "pixel": spec.budgets.pixel}
+    steps = sum(budgets[domain].steps for domain in spec.domains) * ("pgd" in spec.attacks)
+    images = min(spec.limit or test_images, test_images)
+    return images * spec.students.count * len(spec.modes) * steps
 
 
 def _metrics(report: EvaluationReport) -> dict[str, Any]:

@@ -1,0 +1,215 @@
+"""The commands: from arguments to a spec, a run and files where the user asked for them.
+
+Owns resuming: a work folder remembers its spec, so that the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rome_core.cli.summary import distilled, evaluated, presets_table
+from rome_core.cli.terminal import Terminal
+from rome_core.errors import CoreError
+from rome_core.files import write_json
+from rome_core.provenance import file_digest
+from rome_core.recipes import canonical, catalogue, spec_hash
+from rome_core.runner import Context, Outcome, run
+
+
+def distill(arguments: argparse.Namespace) -> None:
+    """Distil and put the set and its companions at --out."""
+    body: dict[str, Any] = {"kind": "distill", "hyperparameters": dict(arguments.settings)}
+    for name in ("preset", "method", "dataset", "ipc", "seed"):
+        if getattr(arguments, name) is not None:
+            body[name] = getattr(arguments, name)
+    spec, outcome = _run(arguments, body, {})
+    names = {
+        "synthetic.pt": arguments.out,
+        "synthetic.safetensors": arguments.out.with_suffix(".safetensors"),
+        "preview.png": arguments.out.with_suffix(".png"),
+        "card.md": arguments.out.with_suffix(".card.md"),
+        "provenance.json": arguments.out.with_suffix(".provenance.json"),
+    }
+    _deliver(arguments, spec, outcome, names, distilled)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Evaluate a set's file and put the report and its companions at --out."""
+    path: Path = arguments.set_file
+    if not path.is_file():
+        raise CoreError(
+            "artifact_missing",
+            f"there is no file {path}.",
+            "Make one with `python -m rome_core distill`.",
+            "--set-file",
+        )
+    artifact = f"sha256:{file_digest(path)}"
+    body: dict[str, Any] = {"kind": "evaluate", "artifact": artifact}
+    for name in ("dataset", "factor", "limit", "seed"):
+        if getattr(arguments, name) is not None:
+            body[name] = getattr(arguments, name)
+    for name in ("attacks", "domains"):
+        if getattr(arguments, name) is not None:
+            body[name] = getattr(arguments, name).split(",")
+    given = [
+        ("students.count", arguments.students),
+        ("students.epochs", arguments.epochs),
+        ("students.network", arguments.network),
+    ]
+    for field, value in [*((f, v) for f, v in given if v is not None), *arguments.settings]:
+        _put(body, field, value)
+    spec, outcome = _run(arguments, body, {artifact: path})
+    names = {
+        "evaluation.json": arguments.out,
+        "provenance.json": arguments.out.with_suffix(".provenance.json"),
+    }
+    for output in outcome.outputs:
+        if output.kind == "student-weights":
+            names[output.name] = arguments.out.with_name(f"{arguments.out.stem}.{output.name}")
+    _deliver(arguments, spec, outcome, names, evaluated)
+
+
+def fetch(arguments: argparse.Namespace) -> None:
+    """Download a dataset's original files under the data root."""
+    from rome_core.torchvision_adapter import fetch as download
+
+    folder = download(arguments.dataset, arguments.data_root)
+    print(f"{arguments.dataset} is in {folder}")
+
+
+def presets(arguments: argparse.Namespace) -> None:
+    """List the presets."""
+    entries = catalogue.presets()
+    if arguments.json:
+        print(json.dumps([entry.as_dict() for entry in entries], ensure_ascii=False))
+    else:
+        print(presets_table(entries))
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
+    "distill": distill,
+    "evaluate": evaluate,
+    "fetch": fetch,
+    "presets": presets,
+}
+
+
+def _run(
+    arguments: argparse.Namespace, body: dict[str, Any], inputs: Mapping[str, Path]
+) -> tuple[dict[str, Any], Outcome]:
+    """Run the spec in its work folder, going on where an earlier run of the same spec stopped."""
+    workdir = _workdir(arguments)
+    spec = _remembered(workdir, body)
+    write_json(workdir / "spec.json", spec)
+    terminal = Terminal(sys.stderr)
+    with _stop_on_signals() as should_stop:
+        try:
+            outcome = run(
+                spec,
+                Context(
+                    workdir=workdir,
+                    data_root=arguments.data_root,
+                    inputs=inputs,
+                    device=arguments.device,
+                    threads=arguments.threads,
+                    report=terminal,
+                    should_stop=should_stop,
+                ),
+            )
+        finally:
+            terminal.close()
+    return spec, outcome
+
+
+def _workdir(arguments: argparse.Namespace) -> Path:
+    chosen: Path | None = arguments.workdir
+    out: Path = arguments.out
+    return chosen if chosen is not None else out.with_name(f"{out.name}.work")
+
+
+def _remembered(workdir: Path, body: dict[str, Any]) -> dict[str, Any]:
+    """The canonical spec; an absent seed is the unfinished run's, or drawn.
+
+    Raises CoreError where the folder holds an unfinished run of another spec.
+    """
+    try:
+        earlier = json.loads((workdir / "spec.json").read_text())
+        seed = int(earlier["seed"])
+        unfinished = any((workdir / "checkpoints").glob("step-*.json"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return canonical(body, seed=secrets.randbits(31))
+    spec = canonical(body, seed=seed)
+    if spec != earlier and unfinished:
+        raise CoreError(
+            "workdir_taken",
+            f"{workdir} holds an unfinished run of another spec.",
+            "Repeat that command to finish it, delete the folder, or give another --workdir.",
+            "--workdir",
+        )
+    return spec
+
+
+def _deliver(
+    arguments: argparse.Namespace,
+    spec: Mapping[str, Any],
+    outcome: Outcome,
+    names: Mapping[str, Path],
+    summary: Callable[[Mapping[str, Any], Outcome, Path], str],
+) -> None:
+    """Move the results to where they were asked for, drop the work folder and say what there is."""
+    for output in outcome.outputs:
+        target = names[output.name]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(output.path, target)
+    shutil.rmtree(_workdir(arguments))
+    if arguments.json:
+        told = {
+            "spec": dict(spec),
+            "spec_hash": spec_hash(spec),
+            "outputs": {name: str(path) for name, path in names.items()},
+            "metrics": dict(outcome.metrics),
+        }
+        print(json.dumps(told, ensure_ascii=False))
+    else:
+        print(summary(spec, outcome, arguments.out))
+
+
+def _put(body: dict[str, Any], field: str, value: object) -> None:
+    """Set a field by its path, such as `students.count`."""
+    *parents, last = field.split(".")
+    for name in parents:
+        inner = body.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise CoreError(
+                "field_not_nested", f"{name} has no fields of its own.", "Look at --help.", field
+            )
+        body = inner
+    body[last] = value
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask the run to stop at its next checkpoint; a second Ctrl-C ends it."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
