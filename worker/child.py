@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worker.messages import DEFAULT_RUNNER, STACK_DUMP_SIGNAL, Message, encode
+from worker.messages import STACK_DUMP_SIGNAL, Message, encode
 
 PROGRESS_SECONDS = 0.5
 """Shortest time between two progress lines of one phase."""
@@ -115,7 +115,7 @@ def run(runner: Any, order: Message, wire: Wire) -> None:
         data_root=Path(order["data_root"]),
         earlier=tuple(Path(folder) for folder in order["earlier"]),
         inputs={artifact: Path(file) for artifact, file in order["inputs"].items()},
-        device=order["device"],
+        device=_device(order["device"]),
         threads=threads,
         report=report,
         should_stop=wire.should_stop,
@@ -138,6 +138,14 @@ def run(runner: Any, order: Message, wire: Wire) -> None:
             "provenance": dict(outcome.provenance),
         }
     )
+
+
+def _device(asked: str) -> str:
+    if asked != "auto":
+        return asked
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def prove(order: Message, wire: Wire) -> None:
@@ -208,7 +216,7 @@ def _finite(value: Any) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.child", description=__doc__)
-    parser.add_argument("--runner", default=DEFAULT_RUNNER, help="module that runs a spec")
+    parser.add_argument("--runner", default="rome_core.runner", help="module that runs a spec")
     arguments = parser.parse_args(argv)
 
     # From here on descriptor 1 is the log: whatever a library prints can't be taken for a message.

@@ -1,6 +1,6 @@
 """The supervisor loop of a service on one machine: polls, claims, runs; the only place that polls.
 
-    python -m worker.embedded [--runner MODULE]
+    python -m worker.embedded
 
 Slots are threads of one process: a supervisor only waits, and hashing releases the interpreter, so
 processes would buy nothing but more memory. One spare child and one reaper then serve all slots.
@@ -29,7 +29,6 @@ from service import database
 from service.blobs.store import LocalBlobs
 from service.errors import RomeError
 from service.settings import Settings, load
-from worker.messages import DEFAULT_RUNNER
 from worker.process import Spares, child_command
 from worker.reaper import Reaper
 from worker.supervisor import STOP_GRACE_SECONDS, Worker, here, run_one
@@ -50,12 +49,14 @@ def work(worker: Worker) -> None:
             worker.drain.wait(worker.settings.poll_seconds)
 
 
-def serve(settings: Settings, *, runner: str, drain: threading.Event) -> None:
+def serve(settings: Settings, drain: threading.Event) -> None:
     """Work in all slots until `drain` is set and the last attempt has ended."""
     engine = database.create_engine(settings)
     database.check_schema(engine)
     spares = Spares(
-        child_command(runner), count=settings.spare_children, log_lines=settings.log_lines
+        child_command(settings.runner),
+        count=settings.spare_children,
+        log_lines=settings.log_lines,
     )
     blobs = LocalBlobs(settings.blobs_dir)
     worker = Worker(engine, settings, blobs, spares, here(), drain)
@@ -69,8 +70,8 @@ def serve(settings: Settings, *, runner: str, drain: threading.Event) -> None:
     spares.fill()
     for thread in (*slots, reaper):
         thread.start()
-    # Not by waiting for `drain`: the signal handler that sets it runs in this thread, and would wait
-    # for the event's lock for ever if it came while this thread held it.
+    # Not by waiting for `drain`: the signal handler that sets it runs in this thread and would
+    # never get the event's lock if it came while this thread held it.
     for thread in (*slots, reaper):
         thread.join()
     spares.close()
@@ -112,9 +113,10 @@ def drain_on_end_of_input(drain: threading.Event) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m worker.embedded", description=__doc__)
-    parser.add_argument("--runner", default=DEFAULT_RUNNER, help="module that runs a spec")
-    arguments = parser.parse_args(argv)
+    argparse.ArgumentParser(
+        prog="python -m worker.embedded",
+        description="Run queued jobs on this machine; settings come from ROME_* variables.",
+    ).parse_args(argv)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(threadName)s %(message)s"
     )
@@ -122,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     drain_on_signals(drain)
     drain_on_end_of_input(drain)
     try:
-        serve(load(), runner=arguments.runner, drain=drain)
+        serve(load(), drain)
     except RomeError as error:
         print(f"{error.detail} {error.remedy}", file=sys.stderr)
         return 1

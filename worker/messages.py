@@ -13,8 +13,6 @@ from typing import Any
 
 Message = dict[str, Any]
 
-DEFAULT_RUNNER = "rome_core.runner"
-
 STACK_DUMP_SIGNAL = signal.SIGUSR1
 """A child that gets it writes the stacks of all its threads to its log and goes on."""
 

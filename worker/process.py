@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import IO
 
-from worker.messages import DEFAULT_RUNNER, STACK_DUMP_SIGNAL, Message, encode
+from worker.messages import STACK_DUMP_SIGNAL, Message, encode
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class ChildDied(Exception):
         self.reason = reason
 
 
-def child_command(runner: str = DEFAULT_RUNNER) -> tuple[str, ...]:
+def child_command(runner: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "worker.child", "--runner", runner)
 
 

@@ -44,6 +44,7 @@ class House:
             "threads": 1,
             "spare_children": 1,
             "max_attempts": 10,
+            "runner": PROBE,
             **overrides,
         }
         self.settings = Settings(**self.overrides)
@@ -137,8 +138,8 @@ class House:
         self._running.append(started)
         return started
 
-    def start_embedded(self, runner: str = PROBE) -> Process:
-        return self.start("worker.embedded", "--runner", runner)
+    def start_embedded(self) -> Process:
+        return self.start("worker.embedded")
 
     def logs(self) -> str:
         return "\n".join(f"{p.log.name}:\n{p.log.read_text()[-4000:]}" for p in self._running)
@@ -208,4 +209,5 @@ def check_history(house: House, job_id: str) -> None:
     assert all(each.ended_at is not None for each in tries)
     assert found.attempts_charged == sum(each.charged for each in tries[:-1])
     assert found.attempts_charged <= found.max_attempts
-    assert not (house.settings.scratch_dir / job_id).exists()
+    folder = house.settings.scratch_dir / job_id
+    house.until("scratch is removed, a moment after the commit", lambda: not folder.exists())

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.chaos.house import PATIENCE, PROBE, House, check_history
+from tests.chaos.house import PATIENCE, House, check_history
 
 
 def gone(pids: list[int]) -> bool:
@@ -84,6 +84,6 @@ def test_slots_run_beside_each_other(house: House) -> None:
 
 def test_a_database_without_a_schema_is_an_error_with_a_remedy(house: House) -> None:
     house.overrides["database_url"] = f"sqlite:///{house.settings.state_dir / 'other.db'}"
-    loop = house.start("worker.embedded", "--runner", PROBE)
+    loop = house.start_embedded()
     assert loop.wait() == 1
     assert "rome db upgrade" in loop.log.read_text()

@@ -16,7 +16,7 @@ from service.attempts import protocol
 from service.attempts.leases import Lease
 from service.database import write
 from service.jobs.tables import job
-from tests.chaos.house import PROBE, House, check_history
+from tests.chaos.house import House, check_history
 from worker import publishing, scratch, supervisor
 from worker.messages import Message
 from worker.process import Child, Spares, child_command
@@ -25,7 +25,7 @@ from worker.supervisor import FENCED, Worker, here, run_one
 
 @contextmanager
 def worker_of(house: House) -> Iterator[Worker]:
-    spares = Spares(child_command(PROBE), count=0)
+    spares = Spares(child_command(house.settings.runner), count=0)
     drain = threading.Event()
     try:
         yield Worker(house.engine, house.settings, house.blobs, spares, here(), drain)
