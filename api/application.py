@@ -63,7 +63,7 @@ def create_app(
     app.add_api_route("/", _to_docs, include_in_schema=False)
     # The last one added is the first to see a request.
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
-    app.add_middleware(AllowedHosts, allowed=settings.allowed_hosts)
+    app.add_middleware(AllowedHosts, allowed=(*settings.allowed_hosts, settings.host))
     app.add_middleware(RequestId)
     return app
 

@@ -110,7 +110,8 @@ class BodyLimit:
             if message["type"] == "http.request":
                 seen += len(message.get("body", b""))
                 if seen > self.limit:
-                    await self._drain(receive)
+                    if message.get("more_body"):
+                        await self._drain(receive)
                     raise self._error("the body went on beyond it")
             return message
 

@@ -73,6 +73,9 @@ class Job(Answer):
         default=None, description="Of the newest attempt; only where one job is read."
     )
     result: Json | None = Field(default=None, description="The numbers, once it succeeded.")
+    provenance: Json | None = Field(
+        default=None, description="Code version, hardware, digests of what was read."
+    )
     error: Failure | None = None
     last_seq: int = Field(description="Number of the newest event.")
     cancel_requested_at: Time | None = None
