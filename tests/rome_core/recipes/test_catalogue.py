@@ -1,0 +1,90 @@
+"""The catalogue: complete, JSON, and free of torch."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+from pydantic import BaseModel
+
+from rome_core import recipes
+from rome_core.recipes import catalogue
+from rome_core.recipes.catalogue import MethodRecipe
+from rome_core.recipes.datasets import DATASETS, npz_stem
+from rome_core.recipes.networks import parse
+
+
+@pytest.mark.parametrize("kind", ["methods", "datasets", "networks", "presets", "attacks"])
+def test_entries_have_their_own_names_and_are_json(kind: str) -> None:
+    entries = getattr(catalogue, kind)()
+    names = [entry.name for entry in entries]
+    assert names
+    assert len(set(names)) == len(names)
+    for entry in entries:
+        described = json.loads(json.dumps(entry.as_dict(), allow_nan=False))
+        assert described["name"] == entry.name
+
+
+def test_every_published_setting_has_a_preset() -> None:
+    names = {preset.name for preset in catalogue.presets()}
+    for dataset in ("cifar10", "cifar100"):
+        for ipc in (1, 10, 50):
+            assert f"rome-2025-{dataset}-ipc{ipc}" in names
+            assert f"random-{dataset}-ipc{ipc}" in names
+
+
+def test_networks_parse_under_their_own_name() -> None:
+    for network in catalogue.networks():
+        assert parse(network.name) == network.spec
+
+
+def test_dataset_facts_agree_with_themselves() -> None:
+    for facts in DATASETS.values():
+        assert len(facts.class_names) == facts.classes
+        assert len(facts.train_per_class) == len(facts.test_per_class) == facts.classes
+        assert len(facts.mean) == len(facts.std) == facts.shape[0]
+
+
+def test_npz_stem() -> None:
+    assert npz_stem("npz:my.data-2") == "my.data-2"
+    assert npz_stem("digits") is None
+
+
+def test_the_recipes_import_nothing_heavy() -> None:
+    code = (
+        "import sys; import rome_core.recipes; "
+        "sys.exit(bool({'torch', 'numpy', 'torchvision', 'sklearn'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class Nothing(BaseModel):
+    """Hyperparameters of a method that has none."""
+
+
+RECIPE = MethodRecipe("plugged", "Plugged in", "", Nothing, {}, "")
+
+
+def plug_in(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    points = [EntryPoint(name, value, "rome.recipes")]
+    monkeypatch.setattr(catalogue, "entry_points", lambda group: points)
+    monkeypatch.setattr(catalogue, "_recipes", catalogue._recipes.__wrapped__)
+
+
+def test_a_plug_in_is_a_method_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    plug_in(monkeypatch, "plugged", f"{__name__}:RECIPE")
+    spec = recipes.canonical({"method": "plugged", "dataset": "digits", "ipc": 1}, seed=1)
+    assert spec["method"] == "plugged"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [("other", f"{__name__}:RECIPE", ValueError), ("plugged", f"{__name__}:Nothing", TypeError)],
+)
+def test_a_bad_plug_in_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, error: type[Exception]
+) -> None:
+    plug_in(monkeypatch, name, value)
+    with pytest.raises(error, match=f"rome.recipes:{name}"):
+        catalogue.methods()
