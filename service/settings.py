@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     max_attempts: int = Field(default=3, ge=1, le=100)  # charged: the job's own failures
     max_uncharged: int = Field(default=20, ge=0, le=1000)  # drains and suspensions
 
+    # Progress is an event at most this often, and always on the attempt: a history stays readable.
+    progress_event_seconds: Seconds = 1.0
+
     # The worker.
     poll_seconds: Seconds = 0.5  # the embedded loop; a look costs 0.1 ms and takes no write lock
     ring_again_seconds: Seconds = 30.0  # a delivery not claimed by then counts as lost
@@ -58,6 +61,7 @@ class Settings(BaseSettings):
     resource_classes: Names = ("cpu",)
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     threads: int | None = Field(default=None, ge=1)  # of torch; none: torch decides
+    runner: str = "rome_core.runner"  # module with `Context` and `run`, imported by the child alone
     log_lines: int = Field(
         default=200, ge=1, le=10_000
     )  # the newest of an attempt, kept in its row

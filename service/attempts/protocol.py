@@ -48,8 +48,6 @@ from service.jobs.tables import job
 from service.lanes import queue
 from service.settings import Settings
 
-PROGRESS_EVENT_EVERY = SECOND
-
 
 def claim(
     engine: Engine,
@@ -157,7 +155,7 @@ def progress(engine: Engine, settings: Settings, lease: Lease, payload: Mapping[
     """Record the newest Progress on the attempt; its scalars as metric points named phase/scalar.
 
     At most one event a second: what comes between is on the attempt and in the metrics. A scalar
-    that is not finite is shown as null and makes no point. The payload may say `resumed_step`, the
+    that is not finite is shown as null and makes no point. The scalar `resumed_at` names the
     checkpoint this attempt went on from. Raises Fenced.
     """
     scalars = {name: _finite(value) for name, value in payload.get("scalars", {}).items()}
@@ -173,9 +171,17 @@ def progress(engine: Engine, settings: Settings, lease: Lease, payload: Mapping[
             .order_by(event.c.seq.desc())
             .limit(1)
         )
-        due = newest is None or now - newest >= PROGRESS_EVENT_EVERY
-        row = _fenced(conn, lease, {"last_seq": job.c.last_seq + due})
-        conn.execute(update(attempt).where(_attempt(lease)).values(progress=data, progress_at=now))
+        due = newest is None or now - newest >= settings.progress_event_seconds * SECOND
+        row = _fenced(conn, lease, {"last_seq": job.c.last_seq + int(due)})
+        conn.execute(
+            update(attempt)
+            .where(_attempt(lease))
+            .values(
+                progress=data,
+                progress_at=now,
+                resumed_step=func.coalesce(attempt.c.resumed_step, scalars.get("resumed_at")),
+            )
+        )
         for name, value in scalars.items():
             if value is not None:
                 point = {

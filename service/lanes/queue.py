@@ -10,7 +10,6 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    ScalarSelect,
     Select,
     and_,
     exists,
@@ -52,19 +51,24 @@ def head(project_id: Any, resource_class: Any) -> Select[tuple[str]]:
 
 def next_lane(conn: Connection, resource_classes: Collection[str]) -> tuple[str, str] | None:
     """(project_id, resource_class) of the open lane whose head goes first, or none."""
-    heads = _heads().label("head")
-    candidates = (
-        select(lane, heads)
+    row = conn.execute(next_lane_query(resource_classes)).one_or_none()
+    return (row.project_id, row.resource_class) if row else None
+
+
+def next_lane_query(resource_classes: Collection[str]) -> Select[tuple[str, str]]:
+    """One step into the index for each open lane, then the best of those heads."""
+    own_head = head(lane.c.project_id, lane.c.resource_class).correlate(lane)
+    open_lanes = (
+        select(lane, own_head.scalar_subquery().label("head"))
         .where(lane.c.resource_class.in_(sorted(resource_classes)), OPEN)
         .subquery()
     )
-    row = conn.execute(
-        select(candidates.c.project_id, candidates.c.resource_class)
-        .join(job, job.c.id == candidates.c.head)
-        .order_by(job.c.priority.desc(), candidates.c.virtual_time, *ORDER[1:])
+    return (
+        select(open_lanes.c.project_id, open_lanes.c.resource_class)
+        .join(job, job.c.id == open_lanes.c.head)
+        .order_by(job.c.priority.desc(), open_lanes.c.virtual_time, *ORDER[1:])
         .limit(1)
-    ).one_or_none()
-    return (row.project_id, row.resource_class) if row else None
+    )
 
 
 def lane_of(conn: Connection, job_id: str) -> tuple[str, str] | None:
@@ -136,10 +140,6 @@ def waiting(conn: Connection, resource_class: str, limit: int, rung_before: int)
             rank = (-each.priority, row.virtual_time + turn, each.run_at, each.created_at)
             dealt.append((*rank, each.id, unrung))
     return [id for *_, id, unrung in sorted(dealt)[:limit] if unrung]
-
-
-def _heads() -> ScalarSelect[str]:
-    return head(lane.c.project_id, lane.c.resource_class).correlate(lane).scalar_subquery()
 
 
 def _is(project_id: str, resource_class: str) -> ColumnElement[bool]:

@@ -1,0 +1,228 @@
+"""What a submission stores, what it refuses, and what a key makes of two of them."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from service import jobs
+from service.database import read, write
+from service.errors import (
+    IdempotencyConflict,
+    IllegalTransition,
+    InvalidCursor,
+    MalformedRequest,
+    NotFound,
+    ValidationFailed,
+)
+from service.jobs import Status
+from service.principals import LOCAL
+from tests.conformance import crowd
+from tests.conformance.moves import BODY, World
+
+
+def refused(world: World, **fields: Any) -> dict[str, str]:
+    """The problems of a body, by field; nothing may have been written."""
+    before = world.everything()
+    with pytest.raises(ValidationFailed) as caught:
+        world.submit(**fields)
+    assert world.everything() == before
+    assert all(problem.remedy for problem in caught.value.problems)
+    return {problem.field: problem.message for problem in caught.value.problems}
+
+
+def test_a_job_is_stored_canonical_and_queued(world: World) -> None:
+    job_id = world.submit(name="first", labels={"team": "red"}, priority=3, run_seconds=60)
+    found = world.job(job_id)
+    assert (found.status, found.version, found.last_seq) == ("queued", 1, 1)
+    assert (found.kind, found.method, found.dataset) == ("distill", "random", "digits")
+    assert (found.name, found.labels, found.priority) == ("first", {"team": "red"}, 3)
+    assert (found.created_by, found.resource_class, found.max_attempts) == ("local", "cpu", 3)
+    assert found.spec["seed"] == 7
+    assert found.spec["hyperparameters"], "defaults are filled in"
+    assert not {"labels", "priority", "name", "run_seconds"} & set(found.spec)
+    assert world.types(job_id) == ["job.queued"]
+
+
+def test_what_only_concerns_the_service_is_not_hashed(world: World) -> None:
+    plain, adorned = world.submit(), world.submit(labels={"a": "b"}, priority=9, name="x")
+    assert world.job(plain).spec_hash == world.job(adorned).spec_hash
+    assert world.job(world.submit(seed=8)).spec_hash != world.job(plain).spec_hash
+
+
+def test_a_seed_is_drawn_and_recorded_when_absent(world: World) -> None:
+    seeds = set()
+    for _ in range(3):
+        with write(world.engine) as conn:
+            body = {name: value for name, value in BODY.items() if name != "seed"}
+            made = jobs.submit(conn, LOCAL, body, settings=world.settings)
+            seeds.add(made.job.spec["seed"])
+    assert len(seeds) == 3
+
+
+def test_every_problem_of_both_halves_is_told_at_once(world: World) -> None:
+    problems = refused(world, ipc=0, priority="high", labels={"bad key": "x"}, colour="red")
+    assert "ipc" in problems
+    assert "priority" in problems
+    assert any(field.startswith("labels") for field in problems)
+    assert "colour" in problems
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"run_at": "yesterday"}, "run_at"),
+        ({"run_at": "2026-01-01T00:00:00"}, "run_at"),  # no time zone
+        ({"queue_deadline": "2020-01-01T00:00:00Z"}, "queue_deadline"),
+        ({"max_wait_seconds": 0}, "max_wait_seconds"),
+        ({"run_seconds": 1.5}, "run_seconds"),
+        ({"max_attempts": 0}, "max_attempts"),
+        ({"name": ""}, "name"),
+        ({"labels": {"a": "x" * 300}}, "labels.a"),
+        ({"priority": 101}, "priority"),
+    ],
+)
+def test_a_wrong_service_field_is_named(world: World, fields: dict[str, Any], field: str) -> None:
+    assert field in refused(world, **fields)
+
+
+def test_one_deadline_is_enough(world: World) -> None:
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    (message,) = refused(world, queue_deadline=later, max_wait_seconds=5).values()
+    assert "not both" in message
+
+
+def test_an_evaluation_names_a_synthetic_set_of_its_own_project(world: World) -> None:
+    def submit(principal: Any, artifact: str) -> jobs.Job:
+        with write(world.engine) as conn:
+            body = {"kind": "evaluate", "artifact": artifact}
+            return jobs.submit(conn, principal, body, settings=world.settings).job
+
+    source = world.submit()
+    artifact = world.add_artifact(source)
+    assert submit(LOCAL, artifact).kind == "evaluate"
+    for principal, named in [
+        (LOCAL, "art_unknown"),
+        (world.project("stranger"), artifact),
+        (LOCAL, world.add_artifact(source, kind="preview")),
+    ]:
+        with pytest.raises(ValidationFailed) as caught:
+            submit(principal, named)
+        assert [problem.field for problem in caught.value.problems] == ["artifact"]
+
+
+def test_the_same_key_and_body_give_the_same_job(world: World) -> None:
+    job_id = world.submit(key="k")
+    before = world.everything()
+    assert world.submit(key="k") == job_id
+    assert world.everything() == before
+    with pytest.raises(IdempotencyConflict, match=job_id):
+        world.submit(key="k", seed=8)
+    assert world.everything() == before
+
+
+def test_a_key_belongs_to_a_project(world: World) -> None:
+    stranger = world.project("stranger")
+    assert world.submit(key="k") != world.submit(stranger, key="k", seed=8)
+
+
+def test_a_refused_body_does_not_use_its_key_up(world: World) -> None:
+    refused(world, key="k", ipc=0)
+    assert world.submit(key="k")
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "naïve", "a\nb"])
+def test_a_key_that_is_none_is_refused(world: World, key: str) -> None:
+    with pytest.raises(MalformedRequest):
+        world.submit(key=key)
+
+
+def test_of_equal_submissions_that_race_one_makes_the_job(
+    world: World, together: Callable[..., list[str]]
+) -> None:
+    made = together(*[(crowd.submit, "k", 7)] * 4)
+    assert len(set(made)) == 1
+    assert [item.id for item in listed(world)] == made[:1]
+
+
+def test_of_different_submissions_that_race_one_wins(
+    world: World, together: Callable[..., list[str]]
+) -> None:
+    made = together(*[(crowd.submit, "k", seed) for seed in range(4)])
+    assert sorted(made)[:3] == ["idempotency_conflict"] * 3
+    assert [item.id for item in listed(world)] == [sorted(made)[3]]
+
+
+def listed(world: World, **how: Any) -> list[jobs.Job]:
+    with read(world.engine) as conn:
+        return list(jobs.find(conn, LOCAL, **how).items)
+
+
+def test_a_listing_goes_through_every_job_once_newest_first(world: World) -> None:
+    made = [world.submit() for _ in range(7)]
+    world.submit(world.project("stranger"))
+    seen, cursor = [], None
+    while True:
+        with read(world.engine) as conn:
+            page = jobs.find(conn, LOCAL, cursor=cursor, limit=3)
+        seen += [item.id for item in page.items]
+        assert len(page.items) <= 3
+        if (cursor := page.next_cursor) is None:
+            break
+    assert sorted(seen) == sorted(made)
+    stamps = [world.job(job_id).created_at for job_id in seen]
+    assert stamps == sorted(stamps, reverse=True)
+
+
+def test_a_listing_can_be_filtered(world: World) -> None:
+    first, second = world.submit(), world.submit()
+    world.cancel(first)
+    assert [j.id for j in listed(world, filters={"status": "cancelled"})] == [first]
+    assert [j.id for j in listed(world, filters={"status": "queued", "method": "random"})] == [
+        second
+    ]
+    assert listed(world, filters={"dataset": "cifar10"}) == []
+
+
+@pytest.mark.parametrize(
+    "how", [{"filters": {"status": "done"}}, {"filters": {"colour": "red"}}, {"limit": 0}]
+)
+def test_a_wrong_listing_is_refused(world: World, how: dict[str, Any]) -> None:
+    with pytest.raises(ValidationFailed):
+        listed(world, **how)
+
+
+def test_a_cursor_continues_only_the_listing_it_was_made_for(world: World) -> None:
+    for _ in range(3):
+        world.submit()
+    with read(world.engine) as conn:
+        cursor = jobs.find(conn, LOCAL, filters={"kind": "distill"}, limit=1).next_cursor
+    assert cursor is not None
+    assert len(listed(world, filters={"kind": "distill"}, cursor=cursor, limit=5)) == 2
+    for wrong in (cursor[:-3], "x", "äöü", "bnVsbA", "W10", ""):
+        with pytest.raises(InvalidCursor):
+            listed(world, filters={"kind": "distill"}, cursor=wrong)
+    with pytest.raises(InvalidCursor, match="another filter"):
+        listed(world, filters={"method": "random"}, cursor=cursor)
+
+
+def test_another_projects_job_is_not_found(world: World) -> None:
+    job_id = world.submit()
+    stranger = world.project("stranger")
+    for act in (world.job, world.cancel):
+        with pytest.raises(NotFound):
+            act(job_id, stranger)
+    assert world.job(job_id).status is Status.QUEUED
+
+
+def test_cancelling_again_changes_nothing_and_a_finished_job_stays(world: World) -> None:
+    job_id = world.submit()
+    world.cancel(job_id)
+    before = world.everything()
+    assert world.cancel(job_id).status is Status.CANCELLED
+    assert world.everything() == before
+    for act in (world.resume, world.pause):
+        with pytest.raises(IllegalTransition):
+            act(job_id)
+    assert world.everything() == before
