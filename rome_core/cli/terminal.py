@@ -29,7 +29,8 @@ class Terminal:
     def __call__(self, progress: Progress) -> None:
         """Show it, unless the last one is too fresh; the end of a phase is always shown."""
         now = self._clock()
-        turn = progress.phase != self._phase or progress.step >= progress.total
+        ended = progress.step >= progress.total > 1  # a single step's end is the next phase
+        turn = progress.phase != self._phase or ended
         if not turn and now - self._last < (LIVE_SECONDS if self._live else PLAIN_SECONDS):
             return
         if self._live and progress.phase != self._phase:
@@ -54,8 +55,10 @@ class Terminal:
 
 def describe(progress: Progress) -> str:
     """`distilling 120/300 40 %, loss 3.1, eta 1 min 20 s`."""
-    share = f" {progress.step / progress.total:.0%}" if progress.total > 1 else ""
-    parts = [f"{progress.phase} {progress.step:,}/{progress.total:,}{share}"]
+    parts = [progress.phase]
+    if progress.total > 1:
+        share = progress.step / progress.total
+        parts = [f"{progress.phase} {progress.step:,}/{progress.total:,} {share:.0%}"]
     parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in progress.scalars.items()]
     if progress.eta_seconds is not None and progress.step < progress.total:
         parts.append(f"eta {duration(progress.eta_seconds)}")

@@ -1,0 +1,309 @@
+"""Running specs end to end: files, resume, cancellation, errors, equal bytes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rome_core import recipes, runner, synthetic
+from rome_core.errors import CoreError
+from rome_core.progress import Progress, Stopped
+from rome_core.recipes.report import EvaluationReport
+from rome_core.runner import Context, Outcome
+
+SEED = 11
+RANDOM = {"method": "random", "dataset": "npz:tiny", "ipc": 2}
+ROME = {
+    "method": "rome",
+    "dataset": "npz:tiny",
+    "ipc": 1,
+    "hyperparameters": {
+        "iterations": 6,
+        "network": "convnet-d1-w4",
+        "batch_real": 4,
+        "batch_train": 4,
+        "net_begin": 1,
+        "net_num": 3,
+        "net_generate_interval": 2,
+        "model_train_steps": 1,
+        "pgd_steps": 2,
+        "compile": "off",
+    },
+}
+EVALUATE = {
+    "kind": "evaluate",
+    "artifact": "art_1",
+    "students": {"count": 2, "network": "convnet-d1-w4", "epochs": 4},
+    "budgets": {"pixel": {"steps": 2}, "reference": {"steps": 2, "target_rule": "modC"}},
+    "limit": 5,
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data root with tiny.npz: 3 classes of 8x8 colour images."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    draws = np.random.default_rng(0)
+    np.savez(
+        folder / "tiny.npz",
+        images=draws.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8),
+        labels=np.arange(60) % 3,
+    )
+    return folder
+
+
+@pytest.fixture
+def context(tmp_path: Path, root: Path) -> Context:
+    return Context(workdir=tmp_path / "attempt-1", data_root=root)
+
+
+def run(body: dict[str, Any], context: Context) -> Outcome:
+    return runner.run(recipes.canonical(body, seed=SEED), context)
+
+
+def failure(call: Callable[[], object]) -> CoreError:
+    with pytest.raises(CoreError) as caught:
+        call()
+    return caught.value
+
+
+def digests(outcome: Outcome) -> dict[str, str]:
+    """Of all files but the provenance, which tells of the circumstances."""
+    return {
+        output.name: hashlib.sha256(output.path.read_bytes()).hexdigest()
+        for output in outcome.outputs
+        if output.kind != "provenance"
+    }
+
+
+class StopAfter:
+    """Asks to stop at the n-th poll."""
+
+    def __init__(self, polls: int) -> None:
+        self.left = polls
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("body", [RANDOM, ROME])
+def test_distilling_leaves_its_five_files(body: dict[str, Any], context: Context) -> None:
+    outcome = run(body, context)
+    assert [(output.name, output.kind) for output in outcome.outputs] == [
+        ("synthetic.pt", "synthetic-set"),
+        ("synthetic.safetensors", "synthetic-set"),
+        ("preview.png", "preview"),
+        ("card.md", "card"),
+        ("provenance.json", "provenance"),
+    ]
+    for output in outcome.outputs:
+        assert output.path == context.workdir / "results" / output.name
+        assert output.path.stat().st_size > 0
+    made = synthetic.load(outcome.outputs[0].path)
+    assert (made.method, made.classes, made.ipc) == (body["method"], 3, body["ipc"])
+    assert len(made.images) == 3 * body["ipc"]
+    assert made.images.isfinite().all()
+    json.dumps([dict(outcome.metrics), dict(outcome.provenance)], allow_nan=False)
+    json.dumps([dict(output.metadata) for output in outcome.outputs], allow_nan=False)
+
+
+def test_provenance_tells_how_to_repeat_it(context: Context) -> None:
+    outcome = run(RANDOM, context)
+    told = json.loads((context.results / "provenance.json").read_text())
+    assert told == json.loads(json.dumps(dict(outcome.provenance)))
+    assert told["spec_hash"] == recipes.spec_hash(told["spec"])
+    assert told["seed"] == SEED
+    assert len(told["dataset"]["files"]["tiny.npz"]) == 64
+    assert told["versions"]["torch"] == torch.__version__
+    assert len(told["code"]["source_sha256"]) == 64
+
+
+def test_progress_goes_through_its_phases(context: Context) -> None:
+    seen: list[Progress] = []
+    run(ROME, replace(context, report=seen.append))
+    phases = list(dict.fromkeys(progress.phase for progress in seen))
+    assert phases == ["loading", "distilling", "saving"]
+    for phase in phases:
+        steps = [progress.step for progress in seen if progress.phase == phase]
+        assert steps == sorted(steps)
+        assert steps[-1] == next(p.total for p in seen if p.phase == phase)
+
+
+@pytest.mark.parametrize("body", [RANDOM, ROME])
+def test_equal_specs_give_equal_files(body: dict[str, Any], context: Context) -> None:
+    one = digests(run(body, context))
+    other = digests(run(body, replace(context, workdir=context.workdir.with_name("attempt-2"))))
+    assert one == other
+
+
+@pytest.mark.parametrize("polls", [0, 1, 4])
+def test_a_stopped_run_goes_on_elsewhere_and_ends_alike(polls: int, context: Context) -> None:
+    whole = run(ROME, replace(context, workdir=context.workdir.with_name("whole")))
+    with pytest.raises(Stopped):
+        run(ROME, replace(context, should_stop=StopAfter(polls)))
+    assert not context.results.exists()
+    second = Context(
+        workdir=context.workdir.with_name("attempt-2"),
+        data_root=context.data_root,
+        earlier=(context.workdir,),
+    )
+    resumed = run(ROME, second)
+    assert digests(resumed) == digests(whole)
+    assert any("resumed" in note for note in resumed.provenance["notes"])
+
+
+@pytest.fixture
+def artifact(context: Context) -> Path:
+    outcome = run(RANDOM, replace(context, workdir=context.workdir.with_name("made")))
+    return outcome.outputs[0].path
+
+
+def evaluating(context: Context, artifact: Path) -> Context:
+    return replace(context, inputs={"art_1": artifact})
+
+
+def test_evaluating_leaves_report_students_and_provenance(context: Context, artifact: Path) -> None:
+    outcome = run(EVALUATE, evaluating(context, artifact))
+    assert [output.name for output in outcome.outputs] == [
+        "student-0.safetensors",
+        "student-1.safetensors",
+        "evaluation.json",
+        "provenance.json",
+    ]
+    text = (context.results / "evaluation.json").read_text()
+    report = EvaluationReport.model_validate_json(text)
+    assert report.clean is not None
+    assert report.clean.n == len(report.clean.values) == 2
+    assert (report.test_images, report.test_images_of) == (5, 12)
+    assert [domain.domain for domain in report.domains] == ["reference", "pixel"]
+    for domain in report.domains:
+        assert all(name.startswith(f"{domain.domain}/") for name in domain.measures)
+        assert domain.worst_case is not None
+        lowest = min(score.mean for score in domain.measures.values())
+        assert domain.worst_case.mean <= min(lowest, report.clean.mean)
+    digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
+    assert outcome.provenance["parents"] == {"art_1": f"sha256:{digest}"}
+    assert outcome.metrics["clean"]["n"] == 2
+    assert "pixel/worst" in outcome.metrics
+
+
+@pytest.mark.parametrize("polls", [0, 3, 7, 12, 20])
+def test_a_stopped_evaluation_goes_on_and_ends_alike(
+    polls: int, context: Context, artifact: Path
+) -> None:
+    """Ten epochs, then twenty-two measurements: the stops fall into both."""
+    context = evaluating(context, artifact)
+    whole = run(EVALUATE, replace(context, workdir=context.workdir.with_name("whole")))
+    with pytest.raises(Stopped):
+        run(EVALUATE, replace(context, should_stop=StopAfter(polls)))
+    second = replace(
+        context, workdir=context.workdir.with_name("attempt-2"), earlier=(context.workdir,)
+    )
+    seen: list[Progress] = []
+    resumed = run(EVALUATE, replace(second, report=seen.append))
+    assert digests(resumed) == digests(whole)
+    training = [progress.step for progress in seen if progress.phase == "training students"]
+    assert training == list(range(min(polls, 9) + 2, 11))
+
+
+def test_the_same_seed_with_more_students_keeps_the_first_ones(
+    context: Context, artifact: Path
+) -> None:
+    context = evaluating(context, artifact)
+    two = digests(run(EVALUATE, context))
+    students = {**EVALUATE["students"], "count": 3}  # type: ignore[dict-item]  # a dict of its own
+    three = digests(
+        run({**EVALUATE, "students": students}, replace(context, workdir=context.workdir / "b"))
+    )
+    assert three["student-0.safetensors"] == two["student-0.safetensors"]
+    assert three["student-1.safetensors"] == two["student-1.safetensors"]
+
+
+def test_only_what_was_asked_is_measured(context: Context, artifact: Path) -> None:
+    body = {**EVALUATE, "attacks": ["clean", "pgd"], "domains": ["pixel"], "modes": ["untargeted"]}
+    outcome = run(body, evaluating(context, artifact))
+    assert list(outcome.metrics) == ["clean", "pixel/pgd/untargeted", "pixel/worst"]
+
+
+def test_selection_on_held_out_images_scores_iterates(context: Context) -> None:
+    hyperparameters = {
+        **ROME["hyperparameters"],  # type: ignore[dict-item]  # a dict of its own
+        "selection": "holdout",
+        "eval_interval": 2,
+        "num_eval": 1,
+        "eval_epochs": 1,
+    }
+    outcome = run({**ROME, "hyperparameters": hyperparameters}, context)
+    scores = outcome.metrics["scores"]
+    assert list(scores) == ["2", "4", "6"]
+    best = max(scores, key=lambda step: scores[step])
+    assert outcome.metrics["selected_iteration"] == int(best)
+
+
+def test_a_bare_reference_file_can_be_evaluated(context: Context, tmp_path: Path) -> None:
+    draws = torch.Generator().manual_seed(1)
+    images = torch.randn(10, 1, 8, 8, generator=draws)
+    torch.save({"data": [[images, torch.arange(10)]]}, tmp_path / "bare.pt")
+    given = evaluating(context, tmp_path / "bare.pt")
+    students = {"count": 1, "network": "convnet-d1-w4", "epochs": 0}
+    body = {**EVALUATE, "students": students, "attacks": ["clean"]}
+    assert failure(lambda: run(body, given)).field == "dataset"
+    outcome = run({**body, "dataset": "digits", "factor": 1}, given)
+    assert list(outcome.metrics) == ["clean"]
+
+
+def test_errors_name_field_and_remedy(context: Context, artifact: Path, tmp_path: Path) -> None:
+    missing = failure(lambda: run({**RANDOM, "dataset": "npz:gone"}, context))
+    assert (missing.code, missing.field) == ("dataset_missing", "dataset")
+    many = failure(lambda: run({**RANDOM, "ipc": 17}, context))
+    assert (many.code, many.field) == ("class_too_small", "ipc")
+    absent = failure(lambda: run(EVALUATE, context))
+    assert (absent.code, absent.field) == ("input_missing", "artifact")
+    given = evaluating(context, artifact)
+    budgets = {"reference": {"target_rule": "mod10"}}
+    rule = failure(lambda: run({**EVALUATE, "budgets": budgets}, given))
+    assert rule.code == "target_out_of_range"
+    artifact.write_bytes(artifact.read_bytes()[:-50])
+    damaged = failure(lambda: run(EVALUATE, given))
+    assert (damaged.code, damaged.field) == ("artifact_damaged", "artifact")
+
+
+def test_a_set_of_other_classes_does_not_fit(context: Context, artifact: Path, root: Path) -> None:
+    x = np.zeros((40, 8, 8, 3), dtype=np.uint8)
+    np.savez(root / "tiny.npz", images=x, labels=np.arange(40) % 4)
+    error = failure(lambda: run(EVALUATE, evaluating(context, artifact)))
+    assert (error.code, error.field) == ("artifact_mismatch", "dataset")
+
+
+def test_a_spec_that_is_not_canonical_is_refused(context: Context) -> None:
+    for spec in ({}, {**RANDOM, "seed": 1}, {"kind": "evaluate"}):
+        assert failure(lambda spec=spec: runner.run(spec, context)).code == "spec_invalid"  # type: ignore[misc]  # a default argument binds it
+    assert not context.workdir.exists()
+
+
+def test_a_full_disk_is_told_as_one(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rome_core.sprite.write_atomically", full)
+    error = failure(lambda: run(RANDOM, context))
+    assert error.code == "disk_full"
+    assert str(context.workdir) in error.detail
+
+
+def test_threads_are_set_for_the_run_alone(context: Context) -> None:
+    before = torch.get_num_threads()
+    outcome = run(RANDOM, replace(context, threads=before + 1))
+    assert torch.get_num_threads() == before
+    assert outcome.provenance["hardware"]["threads"] == before + 1

@@ -1,0 +1,258 @@
+"""Artifacts: open anywhere, equal bytes for equal sets, clear words for anything else."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from rome_core import recipes, synthetic
+from rome_core.card import save_card
+from rome_core.errors import CoreError
+from rome_core.files import write_atomically, write_json
+from rome_core.sprite import GAP, save_png
+from rome_core.synthetic import SyntheticSet
+from tests.rome_core.distillation.conftest import tiny_dataset
+
+
+def made(factor: int = 1, channels: int = 3, size: int = 32) -> SyntheticSet:
+    draws = torch.Generator().manual_seed(3)
+    return SyntheticSet(
+        images=torch.randn(20, channels, size, size, generator=draws),
+        labels=torch.arange(10).repeat_interleave(2),
+        factor=factor,
+        dataset="cifar10",
+        classes=10,
+        ipc=2,
+        mean=(0.4914, 0.4822, 0.4465)[:channels],
+        std=(0.2023, 0.1994, 0.2010)[:channels],
+        augmentation="color_crop",
+        learning_rate=0.01,
+        method="rome",
+        preset="rome-2025-cifar10-ipc10",
+    )
+
+
+def same(one: SyntheticSet, other: SyntheticSet) -> bool:
+    return all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        for a, b in ((getattr(one, f.name), getattr(other, f.name)) for f in fields(SyntheticSet))
+    )
+
+
+def failure(call: Callable[[], object]) -> CoreError:
+    with pytest.raises(CoreError) as caught:
+        call()
+    return caught.value
+
+
+@pytest.mark.parametrize("save", [synthetic.save_pt, synthetic.save_safetensors])
+def test_a_set_comes_back_whatever_the_file_is_called(
+    tmp_path: Path, save: Callable[[SyntheticSet, Path], None]
+) -> None:
+    path = tmp_path / "sub" / "9f86d081"
+    save(made(factor=2), path)
+    assert same(synthetic.load(path), made(factor=2))
+    assert [entry.name for entry in path.parent.iterdir()] == ["9f86d081"]
+
+
+def test_the_pt_is_what_the_field_s_tools_expect(tmp_path: Path) -> None:
+    synthetic.save_pt(made(), tmp_path / "set.pt")
+    content = torch.load(tmp_path / "set.pt", weights_only=True)
+    images, labels = content["data"][0]
+    assert torch.equal(images, made().images)
+    assert labels.dtype == torch.int64
+    assert (content["zca"], content["expanded"], content["learning_rate"]) == (None, False, 0.01)
+    assert content["format_version"] == 1
+
+
+def test_the_safetensors_twin_needs_nothing_of_ours(tmp_path: Path) -> None:
+    synthetic.save_safetensors(made(), tmp_path / "set.safetensors")
+    tensors = safetensors.torch.load_file(tmp_path / "set.safetensors")
+    assert torch.equal(tensors["images"], made().images)
+    assert set(tensors) == {"images", "labels"}
+
+
+SPEC = {"preset": "rome-2025-cifar10-ipc10", "ipc": 2}
+
+WRITE_ALL = """
+from pathlib import Path
+import sys
+from tests.rome_core.test_synthetic import write_all
+write_all(Path(sys.argv[1]))
+"""
+
+
+def write_all(folder: Path) -> None:
+    synthetic.save_pt(made(), folder / "a.pt")
+    synthetic.save_safetensors(made(), folder / "a.safetensors")
+    save_png(made(), folder / "a.png")
+    save_card(made(), recipes.canonical(SPEC, seed=4), folder / "a.md")
+
+
+def test_equal_sets_give_equal_bytes_in_another_process_and_folder(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    write_all(here)
+    there.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", WRITE_ALL, str(there)],
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo"},
+    )
+    for path in sorted(here.iterdir()):
+        assert path.read_bytes() == (there / path.name).read_bytes(), path.name
+    assert len(list(here.iterdir())) == 4
+
+
+def test_the_picture_shows_a_class_a_row_in_pixels(tmp_path: Path) -> None:
+    save_png(made(), tmp_path / "set.png")
+    with Image.open(tmp_path / "set.png") as opened:
+        picture = np.asarray(opened)
+    tile = 64 + GAP
+    assert picture.shape == (10 * tile + GAP, 2 * tile + GAP, 3)
+    expected = (made().pixels[7] * 255).round().to(torch.uint8)  # second image of class 3
+    cell = picture[GAP + 3 * tile : GAP + 3 * tile + 64, GAP + tile : GAP + tile + 64]
+    assert torch.equal(torch.from_numpy(cell[::2, ::2].copy()).permute(2, 0, 1), expected)
+    assert np.array_equal(cell[::2], cell[1::2])  # enlarged without inventing colours
+
+
+def test_a_grey_picture_is_grey(tmp_path: Path) -> None:
+    save_png(made(channels=1, size=8), tmp_path / "set.png")
+    with Image.open(tmp_path / "set.png") as picture:
+        assert picture.mode == "L"
+
+
+def test_the_card_says_what_a_finder_needs(tmp_path: Path) -> None:
+    spec = recipes.canonical(SPEC, seed=4)
+    save_card(made(factor=2), spec, tmp_path / "card.md")
+    card = (tmp_path / "card.md").read_text()
+    for words in (
+        "ROME on CIFAR-10",
+        "weights_only=True",
+        "packs 4",
+        recipes.spec_hash(spec),
+        "Krizhevsky",
+        "overriding ipc",
+        "(0.4914, 0.4822, 0.4465)",
+    ):
+        assert words in card
+
+
+def test_a_bare_reference_file_needs_a_dataset_and_a_factor(tmp_path: Path) -> None:
+    path = tmp_path / "res_DM_CIFAR10_ConvNet_2ipc.pt"
+    torch.save({"data": [[made().images, made().labels]], "accs_all_exps": {"ConvNet": []}}, path)
+    assert failure(lambda: synthetic.load(path)).field == "dataset"
+    assert failure(lambda: synthetic.load(path, dataset="cifar10")).field == "factor"
+    read = synthetic.load(path, dataset="cifar10", factor=2)
+    assert torch.equal(read.images, made().images)
+    assert (read.factor, read.ipc, read.classes) == (2, 2, 10)
+    assert read.mean == made().mean
+    assert failure(lambda: synthetic.load(path, dataset="digits", factor=2)).code == (
+        "artifact_invalid"
+    )
+
+
+class Exploit:
+    """What an unsafe load would run."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("exploited"),))
+
+
+def test_a_pickle_with_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"data": Exploit()}, tmp_path / "set.pt")
+    error = failure(lambda: synthetic.load(tmp_path / "set.pt"))
+    assert error.code == "artifact_damaged"
+    assert "weights_only" in error.remedy
+    assert not (tmp_path / "exploited").exists()
+
+
+@pytest.mark.parametrize("save", [synthetic.save_pt, synthetic.save_safetensors])
+def test_a_truncated_file_is_damaged(
+    tmp_path: Path, save: Callable[[SyntheticSet, Path], None]
+) -> None:
+    path = tmp_path / "set"
+    save(made(), path)
+    whole = path.read_bytes()
+    for length in (0, 7, 9, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert failure(lambda: synthetic.load(path)).code == "artifact_damaged"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([1, 2], "not a dictionary"),
+        ({}, "'data'"),
+        ({"data": []}, "'data'"),
+        ({"data": [[torch.zeros(2, 3), torch.zeros(2)]]}, "(n, c, h, w)"),
+        ({"data": [[torch.zeros(2, 3, 4, 4), torch.zeros(3)]]}, "(n,)"),
+        ({"data": [[torch.zeros(2, 3, 4, 4), torch.zeros(2)]]}, "soft labels"),
+        ({"data": [[torch.zeros(2, 3, 4, 4) / 0, torch.tensor([0, 1])]]}, "not finite"),
+    ],
+)
+def test_files_that_hold_something_else(tmp_path: Path, content: object, words: str) -> None:
+    torch.save(content, tmp_path / "set.pt")
+    error = failure(lambda: synthetic.load(tmp_path / "set.pt"))
+    assert error.code == "artifact_invalid"
+    assert words in error.detail
+
+
+def test_metadata_of_ours_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "set.pt"
+    synthetic.save_pt(made(), path)
+    good = torch.load(path, weights_only=True)
+    for change in ({"format_version": 2}, {"factor": "x"}, {"classes": 3}):
+        torch.save({**good, **change}, path)
+        assert failure(lambda: synthetic.load(path)).code == "artifact_invalid"
+    synthetic.save_pt(made(), path)
+    assert failure(lambda: synthetic.load(path, factor=2)).field == "factor"
+    assert failure(lambda: synthetic.load(path, dataset="digits")).code == "artifact_mismatch"
+    assert failure(lambda: synthetic.load(tmp_path / "no.pt")).code == "artifact_missing"
+
+
+def test_a_set_copies_what_it_is_made_of() -> None:
+    source, dataset = made(), tiny_dataset()
+    images = source.images.clone().requires_grad_()
+    copied = SyntheticSet.of(
+        images, source.labels, dataset, factor=1, ipc=2, augmentation="none", method="random"
+    )
+    with torch.no_grad():
+        images.zero_()
+    assert torch.equal(copied.images, source.images)
+    assert not copied.images.requires_grad
+    assert same(copied, replace(copied))
+
+
+def test_a_failed_write_leaves_the_file_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": 1, "ä": [None]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1, "ä": [None]}
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "b.json", {"a": float("nan")})
+    assert not (tmp_path / "b.json").exists()
