@@ -28,6 +28,8 @@ from service.settings import Settings
 
 PATIENCE = 60.0
 PROBE = "tests.chaos.probe"
+FRAGILE = "tests.chaos.fragile"
+PLANS = "fragile.json"
 ROOT = Path(__file__).parents[2]
 
 
@@ -140,6 +142,11 @@ class House:
 
     def start_embedded(self) -> Process:
         return self.start("worker.embedded")
+
+    def start_service(self) -> Process:
+        """`rome serve`, on any free port."""
+        self.overrides["port"] = 0
+        return self.start("tests.chaos.rome", "serve")
 
     def logs(self) -> str:
         return "\n".join(f"{p.log.name}:\n{p.log.read_text()[-4000:]}" for p in self._running)
