@@ -294,5 +294,6 @@ def _compiler_failure() -> str | None:
     try:
         torch.compile(torch.neg, fullgraph=True)(torch.ones(8))
     except Exception as problem:  # whatever a broken toolchain raises, eager works without it
-        return f"{type(problem).__name__}: {str(problem).strip().splitlines()[0]}"
+        what = str(problem).strip().split("\n\n")[0]
+        return f"{type(problem).__name__}: {' '.join(what.split())}"
     return None

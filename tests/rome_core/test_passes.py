@@ -1,0 +1,179 @@
+"""Every plan against plain autograd through the module."""
+
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rome_core import passes
+from rome_core.attacks import Budget, adapt, pgd, targets
+from rome_core.networks import ConvNet, build
+from rome_core.passes import Passes, Plan, plan
+from rome_core.randomness import generator
+from rome_core.recipes.networks import parse
+
+EAGER = Plan(False, None, False, 1, "the plain way")
+CHUNKED = Plan(False, 4 * 8 * 8 * 4 * 2, True, 1, "two images of 8x8 at width 4 a chunk")
+
+
+def network(name: str = "convnet-d2-w4", dtype: torch.dtype = torch.float64) -> ConvNet:
+    made = build(name, channels=3, size=8, classes=5, generator=generator(1))
+    with torch.no_grad():
+        for value in made.parameters():  # norms start at one and zero, which would hide mistakes
+            value += 0.1 * torch.randn(value.shape, generator=generator(2))
+    return made.to(dtype)
+
+
+def batch(n: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    x = torch.randn(n, 3, 8, 8, generator=generator(3), dtype=dtype)
+    return x, torch.randint(0, 5, (n,), generator=generator(4))
+
+
+def plain_input_gradient(net: ConvNet, x: Tensor, y: Tensor) -> Tensor:
+    leaf = x.clone().requires_grad_()
+    loss = F.cross_entropy(net.eval()(leaf), y, reduction="sum")
+    return torch.autograd.grad(loss, leaf)[0]
+
+
+def plain_train_gradient(net: ConvNet, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    net.train()
+    gradients = torch.autograd.grad(F.cross_entropy(net(x), y), list(net.parameters()))
+    return dict(zip(dict(net.named_parameters()), gradients, strict=True))
+
+
+NETWORKS = ["convnet-d2-w4"] + [
+    f"convnet-d2-w4-{part}"
+    for part in ("nonorm", "batch", "layer", "group", "swish", "leakyrelu", "max", "nopool")
+]
+
+
+@pytest.mark.parametrize("how", [EAGER, CHUNKED], ids=["whole", "chunked"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_passes_are_plain_autograd(name: str, how: Plan):
+    net, (x, y) = network(name), batch()
+    made = Passes(network(name), how)
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    torch.testing.assert_close(made.input_gradient(state, x, y), plain_input_gradient(net, x, y))
+    torch.testing.assert_close(made.logits(state, x), net.eval()(x))
+    torch.testing.assert_close(made.embed(state, x), net.embed(x))
+    gradients, logits = made.train_gradient(state, x, y)
+    expected = plain_train_gradient(net, x, y)
+    assert gradients.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(gradients[key], value)
+    # Running statistics moved as the module's own did; nothing else did.
+    for key, value in net.state_dict().items():
+        torch.testing.assert_close(state[key], value)
+    if "batch" not in name:
+        torch.testing.assert_close(logits, net(x))
+
+
+def test_the_weights_are_those_passed_in():
+    made, (x, y) = Passes(network(), CHUNKED), batch()
+    other = network("convnet-d2-w4")
+    with torch.no_grad():
+        other.classifier.weight.neg_()
+    state = other.state_dict()
+    assert torch.equal(made.logits(state, x), made.bind(state)(x))
+    torch.testing.assert_close(made.logits(state, x), other(x))
+    assert torch.equal(made.bind(state).input_gradient(x, y), made.input_gradient(state, x, y))
+    assert not torch.allclose(made.logits(network().state_dict(), x), other(x))
+
+
+def test_nothing_passed_in_is_changed_or_given_a_graph():
+    made, (x, y), state = Passes(network(), CHUNKED), batch(), network().state_dict()
+    before = {k: v.clone() for k, v in state.items()}
+    kept = x.clone()
+    results = [made.input_gradient(state, x, y), made.embed(state, x), made.logits(state, x)]
+    gradients, logits = made.train_gradient(state, x, y)
+    assert not any(r.requires_grad for r in (*results, logits, *gradients.values()))
+    assert all(r.is_contiguous() for r in results)
+    assert torch.equal(x, kept)
+    assert all(torch.equal(v, before[k]) for k, v in state.items())
+
+
+def test_pgd_through_passes_is_pgd_through_the_module():
+    net, (x, y) = network(), batch()
+    bound = Passes(network(), CHUNKED).bind(net.state_dict())
+    aim, budget = targets("modC", y, 5), Budget.of(step="2/225")
+    for domain in ("reference", "pixel"):
+        ours, plain = (
+            pgd(adapt(m, domain, (0.5,) * 3, (0.2,) * 3).model, x, y, budget, generator(5),
+                targets=aim)
+            for m in (bound, net)
+        )  # fmt: skip
+        torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
+
+
+def test_chunks_fit_their_bytes():
+    net = build("convnet", channels=3, size=32, classes=10, generator=generator(0))
+    assert Passes(net, plan(mode="eager", threads=2)).chunk == 16
+    assert Passes(net, plan(mode="eager", threads=1)).chunk == 8
+    assert Passes(net, replace(EAGER, chunk_bytes=1)).chunk == 1
+    assert Passes(net, EAGER).chunk is None
+
+
+def test_no_images_are_refused():
+    made, (x, y) = Passes(network(), EAGER), batch(0)
+    with pytest.raises(ValueError, match="at least one image"):
+        made.input_gradient(network().state_dict(), x, y)
+
+
+def test_a_plan_can_be_written_down():
+    assert plan(mode="eager", threads=3).as_dict() == {
+        "compiled": False,
+        "chunk_bytes": 3 * passes.CHUNK_BYTES,
+        "channels_last": True,
+        "threads": 3,
+        "reason": "eager was asked for",
+    }
+
+
+def test_little_work_is_not_compiled():
+    chosen = plan(images=1000)
+    assert not chosen.compiled
+    assert chosen.reason == "too little work to be worth compiling"
+
+
+def test_work_is_weighed_by_the_network(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(passes, "_compiler_failure", lambda: None)
+    images = 200_000
+    assert plan(images=images).compiled
+    assert not plan(images=images, size=8).compiled
+    assert not plan(images=images, network=parse("convnet-w32")).compiled
+
+
+def test_without_a_compiler_passes_are_eager_and_say_why(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(passes, "_compiler_failure", lambda: "NoCompiler: no g++")
+    chosen = plan(images=10**9)
+    assert not chosen.compiled
+    assert chosen.reason == "no working compiler: NoCompiler: no g++"
+    with pytest.raises(RuntimeError, match="no g\\+\\+"):
+        plan(mode="compiled")
+
+
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler"
+)
+# The compiler's own imports use what torch has deprecated.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_compiled_passes_are_eager_ones():
+    chosen = replace(plan(mode="compiled", threads=1), chunk_bytes=CHUNKED.chunk_bytes)
+    assert chosen.compiled
+    name = "convnet-d1-w4"
+    net, (x, y) = network(name, torch.float32), batch(dtype=torch.float32)  # 5 images: one padded
+    made, state = Passes(net, chosen), net.state_dict()
+    double = network(name)
+    gradient = made.input_gradient(state, x, y)
+    torch.testing.assert_close(
+        gradient.double(), plain_input_gradient(double, x.double(), y), rtol=1e-4, atol=1e-5
+    )
+    assert torch.equal(gradient, made.input_gradient(state, x, y))
+    gradients, logits = made.train_gradient(state, x, y)
+    torch.testing.assert_close(logits.double(), double(x.double()), rtol=1e-4, atol=1e-5)
+    for key, value in plain_train_gradient(double, x.double(), y).items():
+        torch.testing.assert_close(gradients[key].double(), value, rtol=1e-4, atol=1e-5)
