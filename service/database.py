@@ -19,10 +19,17 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, Table, event
 from sqlalchemy.dialects import postgresql, sqlite
 
-from service.errors import DatabaseBusy, SchemaMismatch, StateDirUnusable, StorageFull
+from service.errors import (
+    DatabaseBusy,
+    SchemaMismatch,
+    SettingsInvalid,
+    StateDirUnusable,
+    StorageFull,
+)
 from service.settings import Settings
 
 BUSY_TIMEOUT_MS = 30_000  # write transactions take milliseconds; only a stuck process holds longer
+POOL = {"pool_size": 8, "max_overflow": 32}  # the API's 40 threads can each hold one
 WRITE = "rome_write"
 
 
@@ -34,16 +41,22 @@ def canonical_json(value: Any) -> str:
 
 
 def create_engine(settings: Settings) -> Engine:
+    """Raises SettingsInvalid and StateDirUnusable."""
     url = sa.make_url(settings.database_url)
+    options = {"json_serializer": canonical_json, **POOL}
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, json_serializer=canonical_json, pool_pre_ping=True)
-    if url.database:
-        folder = Path(url.database).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StateDirUnusable(f"{folder}: {error.strerror}") from error
-    engine = sa.create_engine(url, json_serializer=canonical_json)
+        return sa.create_engine(url, pool_pre_ping=True, **options)
+    if url.database in (None, "", ":memory:"):
+        raise SettingsInvalid(
+            "ROME_DATABASE_URL names a database in memory, which no other process can see.",
+            remedy="Name a file, as in sqlite:////srv/rome/rome.db, or leave it unset.",
+        )
+    folder = Path(str(url.database)).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateDirUnusable(f"{folder}: {error.strerror}") from error
+    engine = sa.create_engine(url, **options)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

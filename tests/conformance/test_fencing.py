@@ -1,11 +1,12 @@
 """A lease that ended can never write again, however it ended and whatever its holder tries."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import update
 
-from service.attempts import protocol
+from service.attempts import protocol, reaper
 from service.attempts.leases import Lease
 from service.database import write
 from service.errors import CancelWon, Fenced, IllegalTransition, PublishRefused
@@ -102,6 +103,24 @@ def test_a_renewed_lease_is_not_reaped(world: World) -> None:
     world.renew(lease)
     assert world.reap().ended == {}
     assert world.job(job_id).status is Status.RUNNING
+
+
+def test_a_lease_renewed_between_the_reapers_look_and_its_hand_is_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = world.submit()
+    lease = world.lease()
+    world.expire(job_id)
+    real = reaper._end
+
+    def renewed_first(*arguments: Any) -> Status | None:
+        world.renew(lease)
+        return real(*arguments)
+
+    monkeypatch.setattr(reaper, "_end", renewed_first)
+    assert world.reap().ended == {}
+    assert world.job(job_id).status is Status.RUNNING
+    world.renew(lease)
 
 
 def test_a_lease_holds_beyond_its_time_until_somebody_ends_it(world: World) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import Engine, event, func, insert, select
 
 from service import database
 from service.database import WRITE, canonical_json, read, write
-from service.errors import DatabaseBusy, StateDirUnusable, StorageFull
+from service.errors import DatabaseBusy, SettingsInvalid, StateDirUnusable, StorageFull
 from service.settings import Settings
 from service.tables import blob, project
 
@@ -100,6 +100,12 @@ def test_a_state_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateDirUnusable, match="file"):
         database.create_engine(Settings(state_dir=tmp_path / "file" / "state"))
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(SettingsInvalid, match="memory"):
+        database.create_engine(Settings(state_dir=tmp_path, database_url=url))
 
 
 def test_a_commit_survives_in_the_file(engine: Engine, settings: Settings) -> None:

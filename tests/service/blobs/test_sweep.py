@@ -72,6 +72,8 @@ def test_a_pinned_blob_stays_as_long_as_its_lease_even_a_late_one(
 def test_what_an_attempt_left_behind_goes_after_a_while(world: World, store: LocalBlobs) -> None:
     lease, digest = pinned(world, store)
     world.release(lease, "drained", charged=False)
+    with read(world.engine) as conn:
+        assert conn.execute(select(blob_pin)).all() == [], "a pin ends with its lease"
     assert sweep(world.engine, world.settings, store) == [], "younger than the grace"
     grow_old(world)
     assert sweep(world.engine, world.settings, store) == [digest]
