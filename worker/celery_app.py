@@ -72,6 +72,7 @@ app.conf.update(
     worker_pool="prefork",
     worker_pool_start_method="spawn",
     worker_concurrency=1,
+    worker_consumer="worker.consumer:SteadyConsumer",
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_redirect_stdouts=False,
     # One queue a resource class: workers are bound to classes by what they consume.

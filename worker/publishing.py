@@ -40,32 +40,27 @@ class Output:
     metadata: Mapping[str, Any]
 
 
-class Refused(Exception):
-    """The files are not what a result may be; `error` is what the job shows."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail)
-        self.error = PublishRefused(detail)
-
-
 def collect(announced: Sequence[Message], folder: Path) -> list[Output]:
-    """The announced files, each once by name and inside the attempt's folder. Raises Refused."""
+    """The announced files, each of its own name and inside the attempt's folder.
+
+    Raises PublishRefused.
+    """
     outputs = [Output(**{**output, "path": Path(output["path"])}) for output in announced]
     names = [output.name for output in outputs]
     if len(set(names)) != len(names):
-        raise Refused(f"Two outputs share a name: {', '.join(sorted(names))}.")
+        raise PublishRefused(f"Two outputs share a name: {', '.join(sorted(names))}.")
     for output in outputs:
         if not output.path.resolve().is_relative_to(folder.resolve()):
-            raise Refused(f"{output.name} does not lie in the attempt's folder.")
+            raise PublishRefused(f"{output.name} does not lie in the attempt's folder.")
         if not output.path.is_file():
-            raise Refused(f"{output.name} is missing.")
+            raise PublishRefused(f"{output.name} is missing.")
     return outputs
 
 
 def prove(child: Child, outputs: Sequence[Output], fenced: threading.Event) -> None:
     """Have a child that had no part in writing them load the files.
 
-    Raises Refused, Fenced and ChildDied.
+    Raises PublishRefused, Fenced and ChildDied.
     """
     files = [
         {"name": output.name, "path": str(output.path), "media_type": output.media_type}
@@ -80,8 +75,8 @@ def prove(child: Child, outputs: Sequence[Output], fenced: threading.Event) -> N
         if message is not None and message["type"] == "proved":
             return
         if message is not None and message["type"] == "failed":
-            raise Refused(message["detail"])
-    raise Refused(f"The outputs could not be loaded within {PROOF_SECONDS:g} s.")
+            raise PublishRefused(message["detail"])
+    raise PublishRefused(f"The outputs could not be loaded within {PROOF_SECONDS:g} s.")
 
 
 def store(
@@ -89,14 +84,14 @@ def store(
 ) -> list[Published]:
     """Put the files into the blob store, each pinned before.
 
-    Raises Refused, Fenced and StorageFull.
+    Raises PublishRefused, Fenced and StorageFull.
     """
     published = []
     for output in outputs:
         announced = _measure(output.path)
         protocol.pin(engine, lease, announced.digest, announced.size)
         if blobs.put(output.path) != announced:
-            raise Refused(f"{output.name} changed while it was stored.")
+            raise PublishRefused(f"{output.name} changed while it was stored.")
         published.append(
             Published(
                 name=output.name,

@@ -29,6 +29,7 @@ from service.errors import (
     DatabaseBusy,
     Fenced,
     InternalError,
+    PublishRefused,
     RunExpired,
     Stalled,
     StorageFull,
@@ -197,8 +198,8 @@ class Attempt:
             ending = CANCELLED
         except ChildDied as death:
             ending = self._death(death)
-        except publishing.Refused as refusal:
-            ending = failed(refusal.error)
+        except PublishRefused as refusal:
+            ending = failed(refusal)
         except Exception as error:
             ending = self._trouble(error)
         return self._release(ending)

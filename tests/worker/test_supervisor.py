@@ -15,6 +15,7 @@ from sqlalchemy import update
 from service.attempts import protocol
 from service.attempts.leases import Lease
 from service.database import write
+from service.errors import PublishRefused
 from service.jobs.tables import job
 from tests.chaos.house import House, check_history
 from worker import publishing, scratch, supervisor
@@ -286,5 +287,5 @@ def test_outputs_must_lie_in_the_attempt_and_have_names_of_their_own(tmp_path: P
         [announced("c", folder / "missing")],
         [announced("a", inside), announced("a", inside)],
     ):
-        with pytest.raises(publishing.Refused):
+        with pytest.raises(PublishRefused):
             publishing.collect(wrong, folder)
