@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from rome_core.recipes import FieldProblem
@@ -20,6 +21,8 @@ from service import errors
 
 MEDIA_TYPE = "application/problem+json"
 RANGE_HEADER = "Content-Range"
+
+VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 BY_STATUS: Mapping[int, type[errors.RomeError]] = {
     404: errors.NotFound,
@@ -84,9 +87,21 @@ def _of_the_framework(request: Request, error: Exception) -> Response:
     if kind is None:
         kind = errors.MalformedRequest if found.status_code < 500 else errors.InternalError
         return response(kind(found.detail), request.scope, found.headers)
+    headers = {"Allow": _allowed(request)} if found.status_code == 405 else found.headers
     return response(
-        kind(f"{request.method} {request.url.path}: {found.detail}"), request.scope, found.headers
+        kind(f"{request.method} {request.url.path}: {found.detail}"), request.scope, headers
     )
+
+
+def _allowed(request: Request) -> str:
+    """The verbs of a path; the framework names only those of the first route that has it."""
+    routes = cast("FastAPI", request.app).routes
+
+    def known(verb: str) -> bool:
+        scope = {**request.scope, "method": verb}
+        return any(route.matches(scope)[0] is Match.FULL for route in routes)
+
+    return ", ".join(verb for verb in VERBS if known(verb))
 
 
 def _of_validation(request: Request, error: Exception) -> Response:

@@ -92,9 +92,7 @@ def app(service: Service) -> FastAPI:
 
 @pytest.fixture
 def client(app: FastAPI) -> Iterator[TestClient]:
-    with TestClient(
-        app, base_url="http://127.0.0.1:8321", raise_server_exceptions=False
-    ) as client:
+    with TestClient(app, base_url="http://127.0.0.1:8321", raise_server_exceptions=False) as client:
         yield client
 
 

@@ -1,0 +1,170 @@
+"""`make demo`: one ROME job and its baseline through the whole service, judged side by side.
+
+Owns the story, not the parts: it is a client of a service that it starts in `.rome-demo`. It asks
+nothing, needs no network, may be run again, and prints whatever comes out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from launcher.serve import bind
+from rome_client import Client, JobDidNotSucceed, RomeError, ServiceUnreachable, display
+from rome_core.recipes.datasets import CIFAR10
+from service import settings
+from service.settings import Settings
+
+STATE_DIR = Path(".rome-demo")
+START_SECONDS = 60.0
+
+DIGITS = ("rome-quick-digits-ipc10", "random-digits-ipc10")
+CIFAR = ("rome-quick-cifar10-ipc10", "random-cifar10-ipc10")
+SEED = 0
+EVALUATION = {
+    "kind": "evaluate",
+    "students": {"count": 3, "network": "convnet-w32", "epochs": 200},
+    "attacks": ["clean", "clamp", "fgsm", "pgd"],
+    "domains": ["reference", "pixel"],
+    "modes": ["untargeted"],
+    "limit": 500,
+    "seed": SEED,
+}
+COLUMNS = {
+    "clean": "clean",
+    "reference/clamp": "clamp only\nreference",
+    "reference/fgsm/untargeted": "FGSM\nreference",
+    "reference/pgd/untargeted": "PGD-10\nreference",
+    "pixel/clamp": "clamp only\npixel",
+    "pixel/fgsm/untargeted": "FGSM\npixel",
+    "pixel/pgd/untargeted": "PGD-10\npixel",
+}
+
+
+def main() -> None:
+    console = Console(highlight=False)
+    try:
+        _tell(console)
+    except KeyboardInterrupt:
+        console.print("\nstopped; `make demo` starts it again")
+        sys.exit(130)
+    except RomeError as error:
+        display.error(console, error)
+        console.print(f"[dim]the service's log is {STATE_DIR / 'serve.log'}[/]")
+        sys.exit(error.exit_code)
+
+
+def _tell(console: Console) -> None:
+    began = time.monotonic()
+    os.environ["ROME_STATE_DIR"] = str(STATE_DIR)
+    chosen = settings.load()
+    presets = CIFAR if _has_cifar10(chosen) else DIGITS
+    with _service(chosen) as client:
+        console.print(f"[bold]service[/]  {client.url}  [dim]its log: {STATE_DIR / 'serve.log'}[/]")
+        rows: dict[str, Mapping[str, Any]] = {}
+        files: list[Path] = []
+        for preset in presets:
+            job = _run(console, client, {"preset": preset, "seed": SEED}, preset)
+            wanted = [a for a in client.artifacts(job["id"]) if a["kind"] == "synthetic-set"]
+            files.append(client.download(wanted[0], STATE_DIR / "results" / f"{preset}.pt"))
+            spec = {**EVALUATION, "artifact": wanted[0]["id"]}
+            rows[preset] = _run(console, client, spec, f"evaluation of {preset}")["result"]
+        console.print()
+        console.print(_table(rows))
+        console.print(
+            "[dim]Accuracy in % of 500 test images at most, mean ± standard deviation over the "
+            "students. Columns of different domains are different protocols: never compare them."
+            "\nA few quick students on a small set: an illustration, not a result.[/]\n",
+        )
+        for path in files:
+            console.print(f"[bold]file[/]  {path}")
+    console.print(
+        f"\n[bold]go on[/]  rome serve --state-dir {STATE_DIR}   keeps these jobs; API at "
+        f"http://127.0.0.1:8321, its documentation at /docs\n"
+        f"       rome run examples/rome-digits-ipc10.yaml   submits one of yours\n"
+        f"[dim]took {display.duration(time.monotonic() - began)}[/]",
+        soft_wrap=True,
+    )
+
+
+@contextlib.contextmanager
+def _service(chosen: Settings) -> Iterator[Client]:
+    """`rome serve` on a free port, its output in serve.log, stopped at the end."""
+    probe = bind(chosen.model_copy(update={"port": 0}))
+    port = probe.getsockname()[1]
+    probe.close()
+    STATE_DIR.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "rome_client", "serve", "--port", str(port)]
+    with (STATE_DIR / "serve.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            with Client(f"http://127.0.0.1:{port}") as client:
+                _await_ready(client, process)
+                yield client
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _await_ready(client: Client, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            said = (STATE_DIR / "serve.log").read_text().strip()
+            raise RomeError(said.removeprefix("error: ") or "the service ended at once")
+        with contextlib.suppress(httpx2.TransportError):
+            if client.http.get("/health/ready").is_success:
+                return
+        time.sleep(0.1)
+    raise ServiceUnreachable(client.url, f"not ready after {START_SECONDS:.0f} s")
+
+
+def _run(console: Console, client: Client, spec: dict[str, Any], what: str) -> dict[str, Any]:
+    began = time.monotonic()
+    job = client.submit(spec)
+    console.print(f"[bold]submit[/]   {what}  [dim]{job['id']}[/]")
+    with display.Follower(console) as follower:
+        for event in client.events(job["id"]):
+            if event.type == "job.progress":
+                follower.show(event)
+    job = client.get(job["id"])
+    if job["status"] != "succeeded":
+        raise JobDidNotSucceed(job)
+    console.print(f"[green]done[/]     in {display.duration(time.monotonic() - began)}")
+    return job
+
+
+def _table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(title="Robust accuracy of students trained on each set", title_justify="left")
+    table.add_column("set", no_wrap=True)
+    for heading in (*COLUMNS.values(), "students"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for preset, result in rows.items():
+        scores = [result.get(name) for name in COLUMNS]
+        students = {score["n"] for score in scores if score}
+        table.add_row(
+            escape(preset.split("-")[0]),
+            *(f"{100 * s['mean']:.1f} ± {100 * s['std']:.1f}" if s else "–" for s in scores),
+            "/".join(map(str, sorted(students))),
+        )
+    return table
+
+
+def _has_cifar10(chosen: Settings) -> bool:
+    files = (*CIFAR10.train_files, *CIFAR10.test_files)
+    return all((chosen.data_root / file.path).is_file() for file in files)
+
+
+if __name__ == "__main__":
+    main()
