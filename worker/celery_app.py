@@ -27,6 +27,7 @@ from typing import Any
 from celery import Celery, signals
 from celery.worker import state
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 from sqlalchemy import Engine, select
 
 from service import database
@@ -122,7 +123,7 @@ class Ringer:
                 connection.ensure_connection(max_retries=1, timeout=BROKER_SECONDS)
                 for resource_class in self._settings.resource_classes:
                     rung += self._ring_class(connection, resource_class, slots)
-        except OperationalError as error:
+        except (OperationalError, RedisError, OSError) as error:
             if not self._away:
                 log.warning("the broker is away, jobs stay queued in the database: %s", error)
             self._away = True

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from service.attempts import protocol
 from service.attempts.leases import Claim, Lease, Orders, Owner
@@ -26,13 +27,13 @@ from service.blobs.store import LocalBlobs
 from service.errors import (
     CancelWon,
     ChildCrashed,
-    DatabaseBusy,
     Fenced,
     InternalError,
     PublishRefused,
     RunExpired,
     Stalled,
     StorageFull,
+    Unavailable,
 )
 from service.jobs.states import TERMINAL
 from service.settings import Settings
@@ -272,10 +273,9 @@ class Attempt:
         payload = {**payload, "scalars": scalars}
         try:
             protocol.progress(self._engine, self._settings, self._lease, payload)
-        except DatabaseBusy:
-            log.warning(
-                "%s: a progress report was dropped, the database is busy", self._lease.job_id
-            )
+        except (Unavailable, SQLAlchemyError) as error:
+            # The next one will do; the lease has a thread of its own.
+            log.warning("%s: a progress report was dropped: %s", self._lease.job_id, error)
 
     def _pass_on_stop(self, child: Child) -> None:
         orders = self._heartbeat.orders

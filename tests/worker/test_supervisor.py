@@ -15,7 +15,7 @@ from sqlalchemy import update
 from service.attempts import protocol
 from service.attempts.leases import Lease
 from service.database import write
-from service.errors import PublishRefused
+from service.errors import DatabaseBusy, PublishRefused
 from service.jobs.tables import job
 from tests.chaos.house import House, check_history
 from worker import publishing, scratch, supervisor
@@ -267,6 +267,38 @@ def test_a_full_disk_is_another_attempt_and_not_the_end(
         assert run_one(worker) == "queued"
     assert house.attempts(job_id)[0].reason == "storage_full"
     assert run_one(worker) == "succeeded"
+
+
+def test_a_busy_database_costs_progress_reports_and_not_the_attempt(
+    house: House, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: Any) -> None:
+        raise DatabaseBusy
+
+    job_id = house.submit()
+    monkeypatch.setattr(protocol, "progress", busy)
+    assert run_one(worker) == "succeeded"
+    check_history(house, job_id)
+
+
+def test_a_lease_is_kept_through_renewals_that_fail(
+    house: House, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [DatabaseBusy(), OSError("the network is gone")]
+    renew = protocol.renew
+
+    def shaky(*arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return renew(*arguments)
+
+    monkeypatch.setattr(protocol, "renew", shaky)
+    job_id = house.submit(steps=10_000_000)
+    with attempt_running(worker) as said:
+        house.until("both have failed", lambda: not failures)
+        worker.drain.set()
+    assert said == ["queued"]
+    assert house.attempts(job_id)[0].outcome == "drained"
 
 
 def test_outputs_must_lie_in_the_attempt_and_have_names_of_their_own(tmp_path: Path) -> None:
