@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CoreError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT if error.field else FAILED
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from its last checkpoint.", file=sys.stderr)
+        return STOPPED
     except Stopped as stop:
         print(f"{stop}; the same command goes on from there.", file=sys.stderr)
         return STOPPED

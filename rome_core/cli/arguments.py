@@ -74,7 +74,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir", type=Path, help="checkpoints of an unfinished run (default OUT.work)"
     )
-    parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=_positive, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--json", action="store_true", help="one JSON line on stdout")
 
@@ -98,6 +98,13 @@ def _set(parser: argparse.ArgumentParser, what: str) -> None:
         default=[],
         help=f"{what}; may be repeated",
     )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -87,7 +87,13 @@ class Evaluation:
     """
 
     def __init__(
-        self, synthetic: SyntheticSet, dataset: Dataset, spec: EvaluateSpec, *, plan: Plan
+        self,
+        synthetic: SyntheticSet,
+        dataset: Dataset,
+        spec: EvaluateSpec,
+        *,
+        plan: Plan,
+        device: str = "cpu",
     ) -> None:
         if synthetic.images.shape[1:] != dataset.shape or synthetic.classes != dataset.classes:
             raise CoreError(
@@ -98,8 +104,10 @@ class Evaluation:
                 "dataset",
             )
         self._spec, self._plan = spec, plan
-        self._training = TrainingSet.of(synthetic, augmentation=spec.students.augmentation)
-        self._test = _test_set(synthetic, dataset, spec)
+        self._training = TrainingSet.of(
+            synthetic, augmentation=spec.students.augmentation, device=device
+        )
+        self._test = _test_set(synthetic, dataset, spec, device)
         self._test_images_of = len(dataset.test_images)
         self._measures = measures(spec)
         for what in self._measures:  # Hours of training must not end in a bad target rule.
@@ -200,13 +208,13 @@ class _Work:
         self._report = report
         self._should_stop = should_stop
         self._cadence = Cadence()
-        self._checkpoint_step: int | None = None
         self._units = 0  # ticks so far, in all attempts
         self.phase()
 
     def phase(self) -> None:
         """A new phase begins: its pace is its own."""
         self._start: tuple[float, int] | None = None
+        self._checkpoint_step: int | None = None
 
     def resume(self) -> None:
         """Go on from where an earlier attempt got to, if there was one."""
@@ -253,11 +261,14 @@ class _Work:
         self._checkpoints.save(self._units, state)
 
 
-def _test_set(synthetic: SyntheticSet, dataset: Dataset, spec: EvaluateSpec) -> TestSet:
+def _test_set(
+    synthetic: SyntheticSet, dataset: Dataset, spec: EvaluateSpec, device: str
+) -> TestSet:
     """The test images, or `limit` of them drawn by the seed, in the order of the file."""
     pixels, labels = dataset.test_images, dataset.test_labels
     if spec.limit is not None and spec.limit < len(pixels):
         order = torch.randperm(len(pixels), generator=generator(spec.seed, "test images"))
         chosen = order[: spec.limit].sort().values
         pixels, labels = pixels[chosen], labels[chosen]
+    pixels, labels = pixels.to(device), labels.to(device)
     return TestSet(pixels, labels, dataset.classes, synthetic.mean, synthetic.std)

@@ -108,7 +108,7 @@ def measure(
         limits = Budget.of(budget.epsilon, budget.step, budget.steps, budget.random_start)
         if what.attack == "pgd" and budget.random_start:
             draws = generator(seed, "attack", what.name)
-            noise = start_noise(test.pixels, limits, draws)
+            noise = start_noise(test.pixels.cpu(), limits, draws)
     correct = []
     for start in range(0, len(test.pixels), CHUNK):
         part = slice(start, start + CHUNK)
@@ -124,12 +124,12 @@ def measure(
                 x = attacks.fgsm(adapted.model, x, labels, limits, targets=aims)
             case "pgd":
                 assert limits is not None
-                own = None if noise is None else noise[part]
+                own = None if noise is None else noise[part].to(x)
                 x = attacks.pgd(adapted.model, x, labels, limits, targets=aims, noise=own)
         with torch.no_grad():
             correct.append(adapted.model(x).argmax(dim=1) == labels)
         tick(len(x))
-    return Measurement(what, torch.cat(correct))
+    return Measurement(what, torch.cat(correct).cpu())
 
 
 def worst_case(measurements: Sequence[Measurement]) -> Measurement:

@@ -46,7 +46,9 @@ class TrainingSet:
     augmentation: str
 
     @classmethod
-    def of(cls, synthetic: SyntheticSet, *, augmentation: str | None = None) -> TrainingSet:
+    def of(
+        cls, synthetic: SyntheticSet, *, augmentation: str | None = None, device: str = "cpu"
+    ) -> TrainingSet:
         """Decode a packed set: four images of every one at factor 2.
 
         `augmentation` takes the place of the set's own strategy.
@@ -57,7 +59,7 @@ class TrainingSet:
             assert repeated is not None
             labels = repeated
         strategy = synthetic.augmentation if augmentation is None else augmentation
-        return cls(images, labels, synthetic.classes, strategy)
+        return cls(images.to(device), labels.to(device), synthetic.classes, strategy)
 
 
 class Student:
@@ -79,7 +81,7 @@ class Student:
             size=size,
             classes=training.classes,
             generator=generator(seed, "student", number, "network"),
-        )
+        ).to(training.images.device)
         self.epochs_done = 0
         self._rate = recipe.learning_rate
         self._optimiser = self._fresh_optimiser()
@@ -129,10 +131,10 @@ class Student:
         draws = generator(self._seed, "student", self._number, "epoch", index)
         images, labels = self._training.images, self._training.labels
         self.network.train()
-        loss_sum = torch.zeros(())
-        correct = torch.zeros((), dtype=torch.int64)
+        loss_sum = torch.zeros((), device=images.device)
+        correct = torch.zeros((), dtype=torch.int64, device=images.device)
         order = torch.randperm(len(images), generator=draws)
-        for chosen in torch.split(order, self._recipe.batch):
+        for chosen in torch.split(order.to(images.device), self._recipe.batch):
             x, y = images[chosen], labels[chosen]
             rows = augment.draw(
                 self._training.augmentation,

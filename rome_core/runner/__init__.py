@@ -30,6 +30,7 @@ def run(spec: Mapping[str, Any], context: Context) -> Outcome:
     anything else is a bug.
     """
     spec = _canonical(spec)
+    _check_device(context.device)
     threads = torch.get_num_threads()
     if context.threads is not None:
         torch.set_num_threads(context.threads)
@@ -45,6 +46,25 @@ def run(spec: Mapping[str, Any], context: Context) -> Outcome:
         ) from error
     finally:
         torch.set_num_threads(threads)
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise CoreError(
+            "device_unknown", f"There is no device {name!r}.", "Take cpu or cuda.", "device"
+        )
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise CoreError(
+            "device_missing",
+            f"{name} was asked for, and PyTorch sees {count} CUDA devices here.",
+            "Take cpu, or install a CUDA build of PyTorch beside a working driver.",
+            "device",
+        )
 
 
 def _canonical(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,9 +56,7 @@ def distill(spec: Mapping[str, Any], context: Context) -> Outcome:
         checkpoints=context.checkpoints(),
         report=context.report,
         should_stop=context.should_stop,
-        evaluation=selection(
-            method, dataset, hyperparameters, spec["seed"], context.should_stop, plan
-        ),
+        evaluation=selection(method, dataset, hyperparameters, spec["seed"], context, plan),
     )
     synthetic = replace(distilled.synthetic, preset=spec["preset"])
     told = provenance(

@@ -45,7 +45,7 @@ def evaluate(spec: Mapping[str, Any], context: Context) -> Outcome:
         network=parse(asked.students.network),
         size=dataset.shape[1],
     )
-    evaluation = Evaluation(synthetic, dataset, asked, plan=plan)
+    evaluation = Evaluation(synthetic, dataset, asked, plan=plan, device=context.device)
     context.report(Progress("loading", 1, 1))
     done = evaluation.run(
         checkpoints=context.checkpoints(), report=context.report, should_stop=context.should_stop
@@ -108,7 +108,7 @@ def _save(
     for number, network in enumerate(done.networks):
         context.report(Progress("saving", number, total))
         name = f"student-{number}.safetensors"
-        weights = {key: value.contiguous() for key, value in network.state_dict().items()}
+        weights = {key: value.cpu().contiguous() for key, value in network.state_dict().items()}
         path = context.results / name
         # One metadata key: the library writes several in no fixed order.
         write_atomically(

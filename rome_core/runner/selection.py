@@ -6,7 +6,6 @@ images (`selection: holdout`) or, to reproduce the released code, on the test se
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
@@ -17,8 +16,9 @@ from rome_core.distillation.engine import Evaluation
 from rome_core.evaluation.robustness import Measure, TestSet, measure
 from rome_core.evaluation.students import Student, TrainingSet
 from rome_core.passes import Passes, Plan
-from rome_core.progress import Stopped
+from rome_core.progress import Progress, Stopped
 from rome_core.recipes.evaluate import DomainBudget, Students
+from rome_core.runner.context import Context
 from rome_core.synthetic import SyntheticSet
 
 
@@ -27,7 +27,7 @@ def selection(
     dataset: Dataset,
     hyperparameters: object,
     seed: int,
-    should_stop: Callable[[], bool],
+    context: Context,
     plan: Plan,
 ) -> Evaluation | None:
     """The evaluation the engine runs between iterations, or None where nothing is selected.
@@ -45,8 +45,8 @@ def selection(
     else:
         pixels, labels = dataset.test_images, dataset.test_labels
     test = TestSet(
-        pixels,
-        labels,
+        pixels.to(context.device),
+        labels.to(context.device),
         dataset.classes,
         tuple(dataset.mean.tolist()),
         tuple(dataset.std.tolist()),
@@ -62,12 +62,15 @@ def selection(
     recipe = Students(count=hp.num_eval, network=hp.network, epochs=hp.eval_epochs)
 
     def score(synthetic: SyntheticSet, step: int) -> float:
-        training = TrainingSet.of(synthetic)
+        training = TrainingSet.of(synthetic, device=context.device)
+        total = recipe.count * (recipe.epochs + 1)
         accuracies = []
         for number in range(recipe.count):
             student = Student(training, recipe, seed=seed, number=f"{step}/{number}")
-            for _ in student.train():
-                if should_stop():
+            for epoch in student.train():
+                done = number * student.epochs + epoch.index + 1
+                context.report(Progress("training students", done, total, {"loss": epoch.loss}))
+                if context.should_stop():
                     raise Stopped(f"stopped while judging iterate {step}")
             model = Passes(student.network, plan).bind(student.network.state_dict())
             accuracies.append(measure(model, test, what, budget, seed=seed).accuracy)

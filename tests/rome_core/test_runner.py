@@ -22,7 +22,7 @@ from rome_core.runner import Context, Outcome
 
 SEED = 11
 RANDOM = {"method": "random", "dataset": "npz:tiny", "ipc": 2}
-ROME = {
+ROME: dict[str, Any] = {
     "method": "rome",
     "dataset": "npz:tiny",
     "ipc": 1,
@@ -39,7 +39,7 @@ ROME = {
         "compile": "off",
     },
 }
-EVALUATE = {
+EVALUATE: dict[str, Any] = {
     "kind": "evaluate",
     "artifact": "art_1",
     "students": {"count": 2, "network": "convnet-d1-w4", "epochs": 4},
@@ -222,7 +222,7 @@ def test_the_same_seed_with_more_students_keeps_the_first_ones(
 ) -> None:
     context = evaluating(context, artifact)
     two = digests(run(EVALUATE, context))
-    students = {**EVALUATE["students"], "count": 3}  # type: ignore[dict-item]  # a dict of its own
+    students = {**EVALUATE["students"], "count": 3}
     three = digests(
         run({**EVALUATE, "students": students}, replace(context, workdir=context.workdir / "b"))
     )
@@ -238,7 +238,7 @@ def test_only_what_was_asked_is_measured(context: Context, artifact: Path) -> No
 
 def test_selection_on_held_out_images_scores_iterates(context: Context) -> None:
     hyperparameters = {
-        **ROME["hyperparameters"],  # type: ignore[dict-item]  # a dict of its own
+        **ROME["hyperparameters"],
         "selection": "holdout",
         "eval_interval": 2,
         "num_eval": 1,
@@ -288,8 +288,19 @@ def test_a_set_of_other_classes_does_not_fit(context: Context, artifact: Path, r
 
 def test_a_spec_that_is_not_canonical_is_refused(context: Context) -> None:
     for spec in ({}, {**RANDOM, "seed": 1}, {"kind": "evaluate"}):
-        assert failure(lambda spec=spec: runner.run(spec, context)).code == "spec_invalid"  # type: ignore[misc]  # a default argument binds it
+        with pytest.raises(CoreError) as caught:
+            runner.run(spec, context)
+        assert caught.value.code == "spec_invalid"
     assert not context.workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "code"),
+    [("tpu", "device_unknown"), ("meta", "device_unknown"), ("cuda:99", "device_missing")],
+)
+def test_devices_that_are_not_here(device: str, code: str, context: Context) -> None:
+    error = failure(lambda: run(RANDOM, replace(context, device=device)))
+    assert (error.code, error.field) == (code, "device")
 
 
 def test_a_full_disk_is_told_as_one(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
