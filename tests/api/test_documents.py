@@ -1,0 +1,105 @@
+"""The committed documents are what the code says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from api import errors_page
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_committed_openapi_document_is_current(app: FastAPI) -> None:
+    committed = json.loads((DOCS / "openapi.json").read_text(encoding="utf-8"))
+    assert committed == app.openapi(), "run: python -m api.openapi > docs/openapi.json"
+
+
+def test_the_page_of_errors_is_current() -> None:
+    committed = (DOCS / "errors.md").read_text(encoding="utf-8")
+    assert committed == errors_page.page(), "run: python -m api.errors_page > docs/errors.md"
+
+
+def test_every_reference_in_the_openapi_document_resolves(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+
+    def references(value: Any) -> list[str]:
+        if isinstance(value, dict):
+            own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+            return own + [found for inner in value.values() for found in references(inner)]
+        if isinstance(value, list):
+            return [found for inner in value for found in references(inner)]
+        return []
+
+    for reference in references(document):
+        place = document
+        for part in reference.removeprefix("#/").split("/"):
+            assert part in place, reference
+            place = place[part]
+
+
+def test_every_operation_describes_its_failures_as_problems(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    identifiers = []
+    for path in document["paths"].values():
+        for operation in path.values():
+            identifiers.append(operation["operationId"])
+            assert "application/problem+json" in operation["responses"]["default"]["content"]
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_the_examples_of_a_submission_are_accepted(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    body = document["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]
+    for name, example in body["examples"].items():
+        response = client.post("/v1/jobs", json=example["value"])
+        # The evaluation's artifact is made up: that one field is all that may be wrong.
+        if response.status_code != 202:
+            assert name == "evaluate"
+            assert [p["field"] for p in response.json()["problems"]] == ["artifact"]
+
+
+def test_the_catalogue_lists_and_shows_every_entry(client: TestClient) -> None:
+    for noun in ("methods", "datasets", "networks", "presets", "attacks", "errors"):
+        items = client.get(f"/v1/{noun}").json()["items"]
+        assert items, noun
+        for item in items:
+            assert client.get(f"/v1/{noun}/{item['name']}").json() == item
+        assert client.get(f"/v1/{noun}/nothing").status_code == 404
+
+
+def test_every_preset_of_the_catalogue_can_be_submitted(client: TestClient) -> None:
+    for preset in client.get("/v1/presets").json()["items"]:
+        job = client.post("/v1/jobs", json={"preset": preset["name"]}).json()
+        assert job["spec"]["preset"] == preset["name"]
+        assert job["spec"]["ipc"] == preset["ipc"]
+
+
+def test_methods_carry_the_schema_of_their_hyperparameters(client: TestClient) -> None:
+    schema = client.get("/v1/methods/rome").json()["hyperparameters"]
+    assert "iterations" in schema["properties"]
+    assert client.get("/v1/schemas/distill").json()["properties"]["ipc"]["minimum"] == 1
+    assert client.get("/v1/schemas/nothing").status_code == 404
+
+
+def test_health(client: TestClient) -> None:
+    assert client.get("/health/live").json()["status"] == "ok"
+    ready = client.get("/health/ready")
+    assert ready.status_code == 200
+    assert {check["name"] for check in ready.json()["checks"]} == {"database", "blobs"}
+
+
+def test_a_failing_check_makes_it_not_ready(app: FastAPI, client: TestClient) -> None:
+    edge = app.state.edge
+    edge.settings.blobs_dir.write_text("in the way")
+    ready = client.get("/health/ready")
+    assert ready.status_code == 503
+    assert {c["name"]: c["ok"] for c in ready.json()["checks"]} == {
+        "database": True,
+        "blobs": False,
+    }
+    assert client.get("/health/live").status_code == 200
