@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from rome_core.errors import CoreError
 from rome_core.networks import ConvNet
 from rome_core.recipes.networks import NetworkSpec
 
@@ -63,7 +64,7 @@ def plan(
 
     `images` is how many the run will pass through networks altogether, forward and backward, and
     `network` and `size` say how much work an image is: by default the reference network at 32x32.
-    `auto` compiles where that pays and a working compiler is found; `compiled` raises RuntimeError
+    `auto` compiles where that pays and a working compiler is found; `compiled` raises CoreError
     where there is none. Networks with batch normalisation run eager under any plan.
     """
     threads = threads or torch.get_num_threads()
@@ -76,7 +77,12 @@ def plan(
     else:
         failure = _compiler_failure()
         if failure and mode == "compiled":
-            raise RuntimeError(f"passes can't be compiled here: {failure}")
+            raise CoreError(
+                "no_compiler",
+                f"Passes can't be compiled here: {failure}.",
+                "Install a C++ compiler such as g++, or leave the choice to compile: auto.",
+                field="compile",
+            )
         compiled = failure is None
         reason = f"no working compiler: {failure}" if failure else "worth compiling"
     if mode == "compiled":

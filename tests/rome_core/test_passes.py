@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rome_core import passes
 from rome_core.attacks import Budget, adapt, pgd, targets
+from rome_core.errors import CoreError
 from rome_core.networks import ConvNet, build
 from rome_core.passes import Passes, Plan, plan
 from rome_core.randomness import generator
@@ -152,7 +153,7 @@ def test_without_a_compiler_passes_are_eager_and_say_why(monkeypatch: pytest.Mon
     chosen = plan(images=10**9)
     assert not chosen.compiled
     assert chosen.reason == "no working compiler: NoCompiler: no g++"
-    with pytest.raises(RuntimeError, match="no g\\+\\+"):
+    with pytest.raises(CoreError, match="no g\\+\\+"):
         plan(mode="compiled")
 
 
