@@ -19,7 +19,6 @@ from rome_client.errors import DamagedDownload, Problem, RomeError, ServiceUnrea
 
 OnBytes = Callable[[int, int], None]  # (bytes on disk, size)
 
-CHUNK = 1 << 20
 TRIES = 5
 
 
@@ -86,7 +85,8 @@ def _continue(
         resumed = response.status_code == httpx2.codes.PARTIAL_CONTENT
         done = have if resumed else 0
         with partial.open("ab" if resumed else "wb") as file:
-            for chunk in response.iter_bytes(CHUNK):
+            # Without a chunk size: what has arrived is on disk when the connection breaks.
+            for chunk in response.iter_bytes():
                 file.write(chunk)
                 done += len(chunk)
                 if on_bytes:

@@ -1,0 +1,250 @@
+"""The client against a small server that misbehaves on request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rome_client import (
+    Client,
+    DamagedDownload,
+    JobDidNotSucceed,
+    Problem,
+    RomeError,
+    ServiceUnreachable,
+)
+from rome_client.cli import main
+
+CONTENT = bytes(range(256)) * 64
+ARTIFACT = {
+    "id": "art_a",
+    "name": "synthetic.pt",
+    "kind": "synthetic-set",
+    "size": len(CONTENT),
+    "digest": hashlib.sha256(CONTENT).hexdigest(),
+}
+PROBLEM = {
+    "code": "validation_failed",
+    "title": "Wrong",
+    "detail": "ipc: too small",
+    "problems": [{"field": "ipc", "message": "too small", "remedy": "Give at least 1."}],
+    "instance": "req_1",
+}
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+class Script:
+    """Answers each request with the next entry, the last one again and again."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        script = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _do(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                script.requests.append((self.command, self.path, headers, body))
+                answer = script.answers[0]
+                if len(script.answers) > 1:
+                    script.answers.pop(0)
+                answer(self)
+
+            do_GET = do_POST = _do  # the names http.server wants
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    script = Script()
+    thread = threading.Thread(target=script.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield script
+    script.server.shutdown()
+    script.server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def client(script: Script) -> Iterator[Client]:
+    with Client(script.url, timeout=10) as client:
+        yield client
+
+
+def document(body: Any, status: int = 200, **headers: str) -> Answer:
+    return raw(json.dumps(body).encode(), status, **{"Content-Type": "application/json"} | headers)
+
+
+def raw(body: bytes, status: int = 200, length: int | None = None, **headers: str) -> Answer:
+    """A body; with `length` larger than it, the connection breaks before its end."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(body) if length is None else length))
+        handler.end_headers()
+        handler.wfile.write(body)
+        handler.close_connection = length is not None
+
+    return answer
+
+
+def hang_up(handler: BaseHTTPRequestHandler) -> None:
+    handler.close_connection = True
+
+
+def events(*seqs: int, end: bool = False) -> Answer:
+    lines = []
+    for seq in seqs:
+        type = "job.succeeded" if end and seq == seqs[-1] else "job.progress"
+        data = json.dumps({"seq": seq, "type": type, "at": "x", "attempt": 1, "data": {}})
+        lines.append(f"id: {seq}\nevent: {type}\ndata: {data}\n\n")
+    return raw("".join(lines).encode(), **{"Content-Type": "text/event-stream"})
+
+
+def test_a_submission_cut_short_is_sent_again_under_its_key(script: Script, client: Client) -> None:
+    script.answers = [hang_up, document({"id": "job_a"}, 202)]
+    assert client.submit({"ipc": 1}) == {"id": "job_a"}
+    first, second = script.requests
+    assert first[3] == second[3]
+    assert first[2]["idempotency-key"] == second[2]["idempotency-key"]
+
+
+def test_a_problem_keeps_its_fields(script: Script, client: Client) -> None:
+    script.answers = [document(PROBLEM, 422)]
+    with pytest.raises(Problem) as caught:
+        client.submit({})
+    (wrong,) = caught.value.errors
+    assert (wrong.field, wrong.message, wrong.remedy) == ("ipc", "too small", "Give at least 1.")
+    assert (caught.value.exit_code, caught.value.request_id) == (2, "req_1")
+
+
+def test_another_program_at_the_address_is_said(script: Script, client: Client) -> None:
+    script.answers = [raw(b"<html>", 200), raw(b"<html>", 502)]
+    for _ in range(2):
+        with pytest.raises(RomeError, match="not as this service does"):
+            client.get("job_a")
+
+
+def test_a_listing_turns_its_pages(script: Script, client: Client) -> None:
+    script.answers = [
+        document({"items": [{"id": "a"}, {"id": "b"}], "next_cursor": "c"}),
+        document({"items": [{"id": "d"}], "next_cursor": None}),
+    ]
+    assert [job["id"] for job in client.list(status="queued")] == ["a", "b", "d"]
+    assert "cursor=c" in script.requests[1][1]
+    assert all("status=queued" in request[1] for request in script.requests)
+
+
+def test_a_broken_stream_goes_on_after_the_last_event(script: Script, client: Client) -> None:
+    script.answers = [events(1, 2), hang_up, events(2, 3, 4, end=True)]
+    assert [event.seq for event in client.events("job_a")] == [1, 2, 3, 4]
+    sent = [r[2]["last-event-id"] for r in script.requests if r[1].endswith("/stream")]
+    assert sent == ["0", "2", "2"]
+
+
+def test_a_stream_gives_up_when_the_service_stays_away(script: Script, client: Client) -> None:
+    script.answers = [hang_up]
+    with pytest.raises(ServiceUnreachable):
+        list(client.events("job_a", patience=0.0))
+
+
+def test_waiting_asks_until_the_end(script: Script, client: Client) -> None:
+    script.answers = [
+        document({"id": "job_a", "status": "queued"}),
+        document({"id": "job_a", "status": "running"}),
+        document({"id": "job_a", "status": "succeeded"}),
+    ]
+    assert client.wait("job_a")["status"] == "succeeded"
+    assert script.requests[1][2]["prefer"] == "wait=20"
+    script.answers = [
+        document({"id": "job_a", "status": "failed", "error": {"detail": "d", "remedy": "r"}})
+    ]
+    with pytest.raises(JobDidNotSucceed, match="job_a failed: d"):
+        client.wait("job_a")
+
+
+def test_a_download_goes_on_after_its_last_byte(
+    script: Script, client: Client, tmp_path: Path
+) -> None:
+    half = len(CONTENT) // 2
+    script.answers = [
+        raw(CONTENT[:half], length=len(CONTENT)),
+        raw(CONTENT[half:], 206, **{"Content-Range": f"bytes {half}-{len(CONTENT) - 1}/*"}),
+    ]
+    target = client.download(ARTIFACT, tmp_path)
+    assert target.read_bytes() == CONTENT
+    assert script.requests[1][2]["range"] == f"bytes={half}-"
+    assert script.requests[1][2]["if-range"] == f'"{ARTIFACT["digest"]}"'
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_download_that_is_there_is_not_repeated(
+    script: Script, client: Client, tmp_path: Path
+) -> None:
+    (tmp_path / "synthetic.pt").write_bytes(CONTENT)
+    assert client.download(ARTIFACT, tmp_path) == tmp_path / "synthetic.pt"
+    assert script.requests == []
+
+
+def test_a_damaged_download_leaves_nothing(script: Script, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "synthetic.pt").write_bytes(b"the one before")
+    script.answers = [raw(b"x" * len(CONTENT))]
+    with pytest.raises(DamagedDownload):
+        client.download(ARTIFACT, tmp_path)
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"the one before"]
+
+
+def test_a_name_cannot_leave_the_folder(script: Script, client: Client, tmp_path: Path) -> None:
+    script.answers = [raw(CONTENT)]
+    path = client.download({**ARTIFACT, "name": "../../evil.pt"}, tmp_path)
+    assert path == tmp_path / "evil.pt"
+
+
+def _command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
+
+
+def test_the_command_shows_field_and_remedy(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.answers = [document(PROBLEM, 422)]
+    spec = tmp_path / "s.yaml"
+    spec.write_text("ipc: 0")
+    status, out, said = _command(capsys, "run", str(spec), "--url", script.url)
+    assert (status, out) == (2, "")
+    assert said.splitlines() == ["error: ipc: too small", "  → Give at least 1."]
+
+
+def test_the_command_says_how_to_start_a_service(capsys: pytest.CaptureFixture[str]) -> None:
+    # Port 1 is reserved; nothing listens there.
+    status, _, said = _command(capsys, "list", "--url", "http://127.0.0.1:1")
+    assert status == 3
+    assert "no service answers at http://127.0.0.1:1" in said
+    assert "rome serve" in said
+
+
+def test_json_output_is_json_alone(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    script.answers = [document({"items": [{"id": "job_a"}], "next_cursor": None})]
+    status, out, said = _command(capsys, "list", "--json", "--url", script.url)
+    assert (status, json.loads(out), said) == (0, [{"id": "job_a"}], "")
