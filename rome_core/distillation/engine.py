@@ -49,9 +49,9 @@ class Circumstanced(Protocol):
 class Evaluation:
     """When and by what iterates are judged.
 
-    `score` judges a synthetic set (higher is better; `step` names its draws). It is called before
-    the update of every `interval`-th iteration except the first, as the released code does, and
-    after the last one if that falls on the interval.
+    `score` judges a synthetic set (higher is better; `step` names its draws) and may raise Stopped.
+    It is called before the update of every `interval`-th iteration except the first, as the
+    released code does, and after the last one if that falls on the interval.
     """
 
     score: Callable[[SyntheticSet, int], float]
@@ -195,7 +195,11 @@ class _Run:
         ):
             return
         candidate = self.method.synthetic_set()
-        score = judge.score(candidate, self.step)
+        try:
+            score = judge.score(candidate, self.step)
+        except Stopped:
+            self.checkpoint()  # not judged: a resumed run judges it first of all
+            raise
         if self._best is None or score > max(self._scores.values()):
             self._best, self._best_step = candidate.images.cpu().clone(), self.step
         self._scores[self.step] = score

@@ -202,3 +202,24 @@ def test_only_touched_networks_are_written_again(tiny: Dataset, tmp_path: Path) 
     added = {path.name for path in (tmp_path / "chunks").iterdir()} - before
     # Two networks learned; the iteration and the images moved; the batched step has no velocity.
     assert len(added) == 2 + 2
+
+
+def test_a_stop_while_judging_leaves_a_checkpoint_too(tiny: Dataset, tmp_path: Path) -> None:
+    def interrupted(synthetic: SyntheticSet, step: int) -> float:
+        raise Stopped("stopped while judging")
+
+    with pytest.raises(Stopped, match="judging"):
+        run(make(tiny), tmp_path, evaluation=Evaluation(interrupted, interval=4))
+    found = Checkpoints(tmp_path).newest()
+    assert found is not None
+    assert found.step == 4
+
+    judged: list[int] = []
+
+    def score(synthetic: SyntheticSet, step: int) -> float:
+        judged.append(step)
+        return float(step)
+
+    got = run(make(tiny), tmp_path, evaluation=Evaluation(score, interval=4))
+    assert judged == [4, 8]
+    assert got.step == 8
