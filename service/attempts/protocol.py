@@ -68,60 +68,72 @@ def claim(
         lane = _find_lane(conn, resource_classes, job_id)
         if lane is None or not queue.enter(conn, *lane):
             return None
-        wanted = (
-            job_id
-            if job_id is not None
-            else conn.scalar(queue.head(*lane).with_for_update(skip_locked=True))
-        )
         now = clock.now(conn)
-        granted = conn.execute(
-            update(job)
-            .where(job.c.id == wanted, queue.ELIGIBLE)
-            .values(
-                status=Status.RUNNING,
-                wait_reason=None,
-                lease_epoch=job.c.lease_epoch + 1,
-                lease_owner=owner.name,
-                lease_expires_at=now + _ttl(settings),
-                started_at=func.coalesce(job.c.started_at, now),
-                version=job.c.version + 1,
-                last_seq=job.c.last_seq + 1,
-            )
-            .returning(job)
-        ).one_or_none()
+        granted = _grant(conn, settings, owner, lane, job_id, now)
         if granted is None:  # only where rows are locked one by one: it went between two looks
             queue.leave(conn, *lane)
             return None
-        lease = Lease(granted.id, granted.lease_epoch)
-        earlier = conn.scalars(
-            select(attempt.c.number)
-            .where(attempt.c.job_id == lease.job_id)
-            .order_by(attempt.c.number.desc())
-        ).all()
-        spent = _run_time(conn, lease.job_id, now)
-        conn.execute(
-            insert(attempt).values(
-                job_id=lease.job_id,
-                number=lease.epoch,
-                owner=owner.name,
-                host=owner.host,
-                pid=owner.pid,
-                started_at=now,
-                code_version=version("rome-service"),
-            )
+        return _begin_attempt(conn, granted, owner, now)
+
+
+def _grant(
+    conn: Connection,
+    settings: Settings,
+    owner: Owner,
+    lane: tuple[str, str],
+    job_id: str | None,
+    now: int,
+) -> Row[Any] | None:
+    """Give the lease of the named job, or of the lane's head; the job's row afterwards."""
+    wanted = job_id or conn.scalar(queue.head(*lane).with_for_update(skip_locked=True))
+    return conn.execute(
+        update(job)
+        .where(job.c.id == wanted, queue.ELIGIBLE)
+        .values(
+            status=Status.RUNNING,
+            wait_reason=None,
+            lease_epoch=job.c.lease_epoch + 1,
+            lease_owner=owner.name,
+            lease_expires_at=now + _ttl(settings),
+            started_at=func.coalesce(job.c.started_at, now),
+            version=job.c.version + 1,
+            last_seq=job.c.last_seq + 1,
         )
-        _event(conn, lease, granted.last_seq, now, "job.started", {"attempt": lease.epoch})
-        limit = granted.run_seconds
-        return Claim(
-            lease=lease,
-            project_id=granted.project_id,
-            spec=granted.spec,
-            spec_hash=granted.spec_hash,
-            inputs=artifacts.inputs_of(conn, lease.job_id),
-            earlier_epochs=tuple(earlier),
-            run_seconds=None if limit is None else max(0.0, limit - spent / SECOND),
-            traceparent=granted.traceparent,
+        .returning(job)
+    ).one_or_none()
+
+
+def _begin_attempt(conn: Connection, granted: Row[Any], owner: Owner, now: int) -> Claim:
+    lease = Lease(granted.id, granted.lease_epoch)
+    earlier = conn.scalars(
+        select(attempt.c.number)
+        .where(attempt.c.job_id == lease.job_id)
+        .order_by(attempt.c.number.desc())
+    ).all()
+    spent = _run_time(conn, lease.job_id, now)
+    conn.execute(
+        insert(attempt).values(
+            job_id=lease.job_id,
+            number=lease.epoch,
+            owner=owner.name,
+            host=owner.host,
+            pid=owner.pid,
+            started_at=now,
+            code_version=version("rome-service"),
         )
+    )
+    _event(conn, lease, granted.last_seq, now, "job.started", {"attempt": lease.epoch})
+    limit = granted.run_seconds
+    return Claim(
+        lease=lease,
+        project_id=granted.project_id,
+        spec=granted.spec,
+        spec_hash=granted.spec_hash,
+        inputs=artifacts.inputs_of(conn, lease.job_id),
+        earlier_epochs=tuple(earlier),
+        run_seconds=None if limit is None else max(0.0, limit - spent / SECOND),
+        traceparent=granted.traceparent,
+    )
 
 
 def renew(engine: Engine, settings: Settings, lease: Lease) -> Orders:
