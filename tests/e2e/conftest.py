@@ -1,0 +1,76 @@
+"""`rome serve` as a real process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROME = [sys.executable, "-m", "rome_client"]
+URL = re.compile(r"http://127\.0\.0\.1:\d+")
+
+
+@dataclass
+class Serving:
+    process: subprocess.Popen[str]
+    url: str
+    said: list[str]
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Send a signal, read the rest of what it says, and give the exit status."""
+        self.process.send_signal(number)
+        assert self.process.stderr is not None
+        self.said += self.process.stderr.readlines()
+        return self.process.wait()
+
+
+def environment(state_dir: Path, **more: str) -> dict[str, str]:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("ROME_")}
+    return {**plain, "ROME_STATE_DIR": str(state_dir), "ROME_THREADS": "1", **more}
+
+
+@contextlib.contextmanager
+def serving(state_dir: Path, **more: str) -> Iterator[Serving]:
+    process = subprocess.Popen(
+        [*ROME, "serve", "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(state_dir, **more),
+    )
+    assert process.stderr is not None
+    said: list[str] = []
+    found = None
+    try:
+        while found is None:
+            line = process.stderr.readline()
+            assert line, f"it ended: {''.join(said)}"
+            said.append(line)
+            found = URL.search(line)
+        yield Serving(process, found.group(), said)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.stderr.close()
+        process.wait()
+
+
+def rome(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("ROME_")}
+    return subprocess.run(
+        [*ROME, *arguments], capture_output=True, text=True, env={**plain, **environ}
+    )
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """One service for the tests that only use it."""
+    with serving(tmp_path_factory.mktemp("state")) as served:
+        yield served
