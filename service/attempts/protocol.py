@@ -24,23 +24,22 @@ from sqlalchemy import (
     Engine,
     Row,
     and_,
-    delete,
     func,
     insert,
     select,
     update,
 )
 
-from service import clock, events, ids
+from service import clock, ids
 from service.artifacts import repository as artifacts
 from service.artifacts.tables import artifact
-from service.attempts import exits
+from service.attempts import exits, fence
 from service.attempts.leases import Claim, Lease, Orders, Outcome, Owner, Published
 from service.attempts.tables import attempt, metric
 from service.blobs.tables import blob, blob_pin
 from service.clock import SECOND, now_expression
 from service.database import read, upsert, write
-from service.errors import CancelWon, Fenced, PublishRefused
+from service.errors import Fenced, PublishRefused
 from service.events.tables import event
 from service.jobs import states
 from service.jobs.states import Cause, Status
@@ -122,7 +121,7 @@ def _begin_attempt(conn: Connection, granted: Row[Any], owner: Owner, now: int) 
             code_version=version("rome-service"),
         )
     )
-    _event(conn, lease, granted.last_seq, now, "job.started", {"attempt": lease.epoch})
+    fence.tell(conn, lease, granted.last_seq, now, "job.started", {"attempt": lease.epoch})
     limit = granted.run_seconds
     return Claim(
         lease=lease,
@@ -144,7 +143,7 @@ def renew(engine: Engine, settings: Settings, lease: Lease) -> Orders:
     with write(engine) as conn:
         now = clock.now(conn)
         expires_at = now + _ttl(settings)
-        row = _fenced(
+        row = fence.change(
             conn,
             lease,
             {"lease_expires_at": expires_at},
@@ -184,10 +183,10 @@ def progress(engine: Engine, settings: Settings, lease: Lease, payload: Mapping[
             .limit(1)
         )
         due = newest is None or now - newest >= settings.progress_event_seconds * SECOND
-        row = _fenced(conn, lease, {"last_seq": job.c.last_seq + int(due)})
+        row = fence.change(conn, lease, {"last_seq": job.c.last_seq + int(due)})
         conn.execute(
             update(attempt)
-            .where(_attempt(lease))
+            .where(fence.attempt_of(lease))
             .values(
                 progress=data,
                 progress_at=now,
@@ -206,14 +205,14 @@ def progress(engine: Engine, settings: Settings, lease: Lease, payload: Mapping[
                 }
                 upsert(conn, metric, point)
         if due:
-            _event(conn, lease, row.last_seq, now, "job.progress", data)
+            fence.tell(conn, lease, row.last_seq, now, "job.progress", data)
 
 
 def begin_publishing(engine: Engine, lease: Lease) -> None:
     """From `running` to `publishing`. Raises CancelWon, Fenced."""
     with write(engine) as conn:
-        row = _visible(conn, lease, Status.RUNNING, {"status": Status.PUBLISHING})
-        _event(conn, lease, row.last_seq, clock.now(conn), "job.publishing", {})
+        row = fence.transition(conn, lease, Status.RUNNING, {"status": Status.PUBLISHING})
+        fence.tell(conn, lease, row.last_seq, clock.now(conn), "job.publishing", {})
 
 
 def pin(engine: Engine, lease: Lease, digest: str, size: int) -> None:
@@ -224,7 +223,7 @@ def pin(engine: Engine, lease: Lease, digest: str, size: int) -> None:
     with write(engine) as conn:
         now = clock.now(conn)
         expires_at = conn.scalar(
-            select(job.c.lease_expires_at).where(_held(lease)).with_for_update()
+            select(job.c.lease_expires_at).where(fence.held(lease)).with_for_update()
         )
         if expires_at is None:
             raise Fenced(f"{lease}")
@@ -255,8 +254,8 @@ def publish(
     """
     with write(engine) as conn:
         now = clock.now(conn)
-        project_id = _leave_lane(conn, lease)
-        row = _visible(
+        project_id = fence.leave_lane(conn, lease)
+        row = fence.transition(
             conn,
             lease,
             Status.PUBLISHING,
@@ -265,7 +264,7 @@ def publish(
                 "result": dict(result),
                 "provenance": dict(provenance),
                 "finished_at": now,
-                **_LEASE_ENDS,
+                **fence.LEASE_ENDS,
             },
         )
         for output in outputs:
@@ -289,10 +288,10 @@ def publish(
                     created_at=now,
                 )
             )
-        _unpin(conn, lease)
-        _close(conn, lease, now, Outcome.SUCCEEDED, None, False, ())
+        fence.unpin(conn, lease)
+        fence.close_attempt(conn, lease, now, Outcome.SUCCEEDED, None, False, ())
         named = {"artifacts": [output.name for output in outputs]}
-        _event(conn, lease, row.last_seq, now, "job.succeeded", named)
+        fence.tell(conn, lease, row.last_seq, now, "job.succeeded", named)
 
 
 def release(
@@ -341,8 +340,8 @@ def end(
 
     `still` is what else must hold of the job, such as an expired lease. Raises Fenced.
     """
-    _leave_lane(conn, lease)
-    held = _held(lease) if still is None else and_(_held(lease), still)
+    fence.leave_lane(conn, lease)
+    held = fence.held(lease) if still is None else and_(fence.held(lease), still)
     found = conn.execute(select(job).where(held).with_for_update()).one_or_none()
     if found is None:
         raise Fenced(f"{lease}")
@@ -364,7 +363,7 @@ def end(
     states.check(Status(found.status), decided.status, cause)
     now = clock.now(conn)
     waits = {Status.QUEUED: "retry", Status.PAUSED: "paused"}.get(decided.status)
-    row = _fenced(
+    row = fence.change(
         conn,
         lease,
         {
@@ -378,18 +377,18 @@ def end(
             "finished_at": now if decided.status in states.TERMINAL else None,
             "version": job.c.version + 1,
             "last_seq": job.c.last_seq + 1,
-            **_LEASE_ENDS,
+            **fence.LEASE_ENDS,
         },
     )
-    _unpin(conn, lease)
+    fence.unpin(conn, lease)
     # A dead worker stopped when its lease did, as far as anybody can tell.
     ended_at = min(now, found.lease_expires_at) if outcome is Outcome.LOST else now
-    _close(conn, lease, ended_at, outcome, reason, charged, log_tail)
+    fence.close_attempt(conn, lease, ended_at, outcome, reason, charged, log_tail)
     told = {"outcome": outcome, "reason": reason, "charged": charged}
     name = "job.requeued" if decided.status is Status.QUEUED else f"job.{decided.status}"
     if decided.error is not None:
         told["error"] = decided.error
-    _event(conn, lease, row.last_seq, now, name, told)
+    fence.tell(conn, lease, row.last_seq, now, name, told)
     return decided.status
 
 
@@ -412,57 +411,6 @@ def mark_rung(engine: Engine, job_ids: Sequence[str]) -> dict[str, int]:
         return {row.id: row.rings for row in rows}
 
 
-_LEASE_ENDS: dict[str, Any] = {
-    "lease_epoch": job.c.lease_epoch + 1,
-    "lease_owner": None,
-    "lease_expires_at": None,
-}
-
-
-def _held(lease: Lease) -> ColumnElement[bool]:
-    return and_(
-        job.c.id == lease.job_id,
-        job.c.lease_epoch == lease.epoch,
-        job.c.status.in_(sorted(states.LEASED)),
-    )
-
-
-def _fenced(
-    conn: Connection,
-    lease: Lease,
-    values: Mapping[str, Any],
-    *,
-    where: ColumnElement[bool] | None = None,
-    returning: tuple[Any, ...] = (job.c.last_seq,),
-) -> Row[Any]:
-    """Change the job if the lease still holds. Raises Fenced."""
-    held = _held(lease) if where is None else and_(_held(lease), where)
-    changed = update(job).where(held).values(**values).returning(*returning)
-    row: Row[Any] | None = conn.execute(changed).one_or_none()
-    if row is None:
-        raise Fenced(f"{lease}")
-    return row
-
-
-def _visible(
-    conn: Connection,
-    lease: Lease,
-    before: Status,
-    values: Mapping[str, Any],
-) -> Row[Any]:
-    """A change of status that a user sees. Raises CancelWon when only a cancel stands against."""
-    states.check(before, values["status"], Cause.WORKER)
-    seen = {**values, "version": job.c.version + 1, "last_seq": job.c.last_seq + 1}
-    free = and_(job.c.status == before, job.c.cancel_requested_at.is_(None))
-    try:
-        return _fenced(conn, lease, seen, where=free)
-    except Fenced:
-        cancelled = select(job.c.id).where(_held(lease), job.c.cancel_requested_at.is_not(None))
-        if conn.scalar(cancelled) is not None:
-            raise CancelWon(f"{lease}") from None
-        raise
-
-
 def _find_lane(
     conn: Connection, resource_classes: Collection[str], job_id: str | None
 ) -> tuple[str, str] | None:
@@ -472,47 +420,10 @@ def _find_lane(
     return lane if lane is not None and lane[1] in resource_classes else None
 
 
-def _leave_lane(conn: Connection, lease: Lease) -> str:
-    """The lane's counter first, because locks go lane before job; a fence rolls it back."""
-    row = conn.execute(
-        select(job.c.project_id, job.c.resource_class).where(_held(lease))
-    ).one_or_none()
-    if row is None:
-        raise Fenced(f"{lease}")
-    queue.leave(conn, row.project_id, row.resource_class)
-    return str(row.project_id)
-
-
 def _run_time(conn: Connection, job_id: str, now: int) -> int:
     """Microseconds that all attempts of a job ran, the present one included."""
     spent = func.sum(func.coalesce(attempt.c.ended_at, now) - attempt.c.started_at)
     return int(conn.scalar(select(spent).where(attempt.c.job_id == job_id)) or 0)
-
-
-def _attempt(lease: Lease) -> ColumnElement[bool]:
-    return and_(attempt.c.job_id == lease.job_id, attempt.c.number == lease.epoch)
-
-
-def _close(
-    conn: Connection,
-    lease: Lease,
-    now: int,
-    outcome: Outcome,
-    reason: str | None,
-    charged: bool,
-    log_tail: Sequence[str],
-) -> None:
-    conn.execute(
-        update(attempt)
-        .where(_attempt(lease))
-        .values(
-            ended_at=now,
-            outcome=outcome,
-            reason=reason,
-            charged=charged,
-            log_tail=list(log_tail) or attempt.c.log_tail,
-        )
-    )
 
 
 def _check_pinned(conn: Connection, lease: Lease, output: Published) -> None:
@@ -529,18 +440,6 @@ def _check_pinned(conn: Connection, lease: Lease, output: Published) -> None:
         raise PublishRefused(f"{output.name}: its blob {output.digest} is not pinned.")
     if announced != output.size:
         raise PublishRefused(f"{output.name}: {output.size} bytes, announced as {announced}.")
-
-
-def _unpin(conn: Connection, lease: Lease) -> None:
-    conn.execute(
-        delete(blob_pin).where(blob_pin.c.job_id == lease.job_id, blob_pin.c.epoch == lease.epoch)
-    )
-
-
-def _event(
-    conn: Connection, lease: Lease, seq: int, at: int, type: str, data: Mapping[str, Any]
-) -> None:
-    events.append(conn, lease.job_id, type, data, seq=seq, at=at, attempt=lease.epoch)
 
 
 def _finite(value: Any) -> Any:
