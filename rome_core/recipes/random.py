@@ -66,7 +66,7 @@ _DIGITS = Preset(
     method="random",
     dataset="digits",
     ipc=10,
-    hyperparameters={"augmentation": "crop_scale_rotate"},
+    hyperparameters={"augmentation": "color_crop_cutout_scale_rotate"},
     source="Ours: the baseline of rome-quick-digits-ipc10.",
     notes="Digits of 8x8 pixels are not packed: nothing of them is left at half size.",
 )

@@ -88,3 +88,15 @@ def test_a_bad_plug_in_is_named(
     plug_in(monkeypatch, name, value)
     with pytest.raises(error, match=f"rome.recipes:{name}"):
         catalogue.methods()
+
+
+def test_the_digits_baseline_trains_like_the_rome_preset_it_is_for() -> None:
+    """Students of both must see the same augmentation, or their accuracies compare nothing."""
+    rome, random = (
+        catalogue.preset("rome-quick-digits-ipc10"),
+        catalogue.preset("random-digits-ipc10"),
+    )
+    assert rome is not None
+    assert random is not None
+    assert random.hyperparameters["augmentation"] == rome.hyperparameters["augmentation"]
+    assert random.hyperparameters.get("factor", 1) == rome.hyperparameters["factor"]

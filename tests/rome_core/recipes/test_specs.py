@@ -42,7 +42,7 @@ def test_fields_beside_a_preset_override_it_and_the_spec_says_which() -> None:
             "preset": "rome-quick-digits-ipc10",
             "dataset": "cifar10",
             "ipc": 5,
-            "hyperparameters": {"lr_img": 1, "iterations": 300},
+            "hyperparameters": {"lr_img": 1, "factor": 1},  # factor is the preset's own
         },
         seed=7,
     )
