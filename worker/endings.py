@@ -12,7 +12,7 @@ from typing import Any
 from service.errors import RomeError
 from worker.messages import Message
 
-TRANSIENT = frozenset({"storage_full", "disk_full", "out_of_memory"})
+TRANSIENT = frozenset({"storage_full", "out_of_memory"})
 """Failures worth another attempt: what was short may not be short later. Bad data stays bad."""
 
 

@@ -96,7 +96,7 @@ def run_one(worker: Worker, job_id: str | None = None) -> str | None:
 class Heartbeat:
     """Renews a lease from a thread of its own, so that neither training nor hashing can lose it.
 
-    `orders` is what the last renewal said. When one finds the lease gone, `fenced` is set and
+    `orders` is what the last renewal or progress report brought back. When a renewal finds the lease gone, `fenced` is set and
     `on_fenced` is called from this thread, once.
     """
 
@@ -272,7 +272,9 @@ class Attempt:
         scalars = {k: math.nan if v is None else v for k, v in payload["scalars"].items()}
         payload = {**payload, "scalars": scalars}
         try:
-            protocol.progress(self._engine, self._settings, self._lease, payload)
+            self._heartbeat.orders = protocol.progress(
+                self._engine, self._settings, self._lease, payload
+            )
         except (Unavailable, SQLAlchemyError) as error:
             # The next one will do; the lease has a thread of its own.
             log.warning("%s: a progress report was dropped: %s", self._lease.job_id, error)

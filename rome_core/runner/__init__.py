@@ -40,7 +40,7 @@ def run(spec: Mapping[str, Any], context: Context) -> Outcome:
         if error.errno not in NO_SPACE:
             raise
         raise CoreError(
-            "disk_full",
+            "storage_full",
             f"There is no space left under {context.workdir.absolute()}.",
             "Free some space; the run then goes on from its newest checkpoint.",
         ) from error

@@ -44,7 +44,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What `renew` brings back."""
+    """What `renew` and `progress` bring back."""
 
     cancel: bool
     pause: bool

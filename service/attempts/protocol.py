@@ -47,6 +47,8 @@ from service.jobs.tables import job
 from service.lanes import queue
 from service.settings import Settings
 
+ORDERS = (job.c.cancel_requested_at, job.c.pause_requested_at, job.c.run_seconds)
+
 
 def claim(
     engine: Engine,
@@ -147,23 +149,22 @@ def renew(engine: Engine, settings: Settings, lease: Lease) -> Orders:
             conn,
             lease,
             {"lease_expires_at": expires_at},
-            returning=(job.c.cancel_requested_at, job.c.pause_requested_at, job.c.run_seconds),
+            returning=ORDERS,
         )
         conn.execute(
             update(blob_pin)
             .where(blob_pin.c.job_id == lease.job_id, blob_pin.c.epoch == lease.epoch)
             .values(expires_at=expires_at)
         )
-        limit = row.run_seconds
-        return Orders(
-            cancel=row.cancel_requested_at is not None,
-            pause=row.pause_requested_at is not None,
-            expired=limit is not None and _run_time(conn, lease.job_id, now) >= limit * SECOND,
-        )
+        return _orders(conn, lease, row, now)
 
 
-def progress(engine: Engine, settings: Settings, lease: Lease, payload: Mapping[str, Any]) -> None:
+def progress(
+    engine: Engine, settings: Settings, lease: Lease, payload: Mapping[str, Any]
+) -> Orders:
     """Record the newest Progress on the attempt; its scalars as metric points named phase/scalar.
+
+    Brings back orders as `renew` does, so that a job which reports often is stopped soon.
 
     At most one event a second: what comes between is on the attempt and in the metrics. A scalar
     that is not finite is shown as null and makes no point. The scalar `resumed_at` names the
@@ -183,7 +184,12 @@ def progress(engine: Engine, settings: Settings, lease: Lease, payload: Mapping[
             .limit(1)
         )
         due = newest is None or now - newest >= settings.progress_event_seconds * SECOND
-        row = fence.change(conn, lease, {"last_seq": job.c.last_seq + int(due)})
+        row = fence.change(
+            conn,
+            lease,
+            {"last_seq": job.c.last_seq + int(due)},
+            returning=(job.c.last_seq, *ORDERS),
+        )
         conn.execute(
             update(attempt)
             .where(fence.attempt_of(lease))
@@ -206,6 +212,7 @@ def progress(engine: Engine, settings: Settings, lease: Lease, payload: Mapping[
                 upsert(conn, metric, point)
         if due:
             fence.tell(conn, lease, row.last_seq, now, "job.progress", data)
+        return _orders(conn, lease, row, now)
 
 
 def begin_publishing(engine: Engine, lease: Lease) -> None:
@@ -418,6 +425,16 @@ def _find_lane(
         return queue.next_lane(conn, resource_classes)
     lane = queue.lane_of(conn, job_id)
     return lane if lane is not None and lane[1] in resource_classes else None
+
+
+def _orders(conn: Connection, lease: Lease, row: Row[Any], now: int) -> Orders:
+    """What the user asked for meanwhile, from a row that holds the columns of ORDERS."""
+    limit = row.run_seconds
+    return Orders(
+        cancel=row.cancel_requested_at is not None,
+        pause=row.pause_requested_at is not None,
+        expired=limit is not None and _run_time(conn, lease.job_id, now) >= limit * SECOND,
+    )
 
 
 def _run_time(conn: Connection, job_id: str, now: int) -> int:

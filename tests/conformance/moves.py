@@ -75,8 +75,8 @@ class World:
     def renew(self, lease: Lease) -> protocol.Orders:
         return protocol.renew(self.engine, self.settings, lease)
 
-    def progress(self, lease: Lease, **fields: Any) -> None:
-        protocol.progress(self.engine, self.settings, lease, {**STEP, **fields})
+    def progress(self, lease: Lease, **fields: Any) -> protocol.Orders:
+        return protocol.progress(self.engine, self.settings, lease, {**STEP, **fields})
 
     def reap(self, last_tick: int | None = None) -> reaper.Report:
         return reaper.reap(self.engine, self.settings, last_tick=last_tick)

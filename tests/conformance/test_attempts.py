@@ -5,6 +5,7 @@ from sqlalchemy import update
 
 from service import attempts, tables
 from service.attempts import protocol
+from service.attempts.leases import Orders
 from service.attempts.repository import Attempt
 from service.clock import SECOND
 from service.database import read, write
@@ -115,6 +116,21 @@ def test_the_limit_on_running_counts_all_attempts(world: World) -> None:
     error = world.job(job_id).error
     assert error is not None
     assert error["code"] == "run_expired"
+
+
+def test_progress_brings_back_orders_as_a_renewal_does(world: World) -> None:
+    job_id = world.submit(run_seconds=100)
+    lease = world.lease()
+    assert world.progress(lease, step=1) == Orders(cancel=False, pause=False, expired=False)
+    world.pause(job_id)
+    assert world.progress(lease, step=2) == world.renew(lease)
+    world.cancel(job_id)
+    with write(world.engine) as conn:
+        at = tables.attempt.c.started_at - 101 * SECOND
+        conn.execute(update(tables.attempt).values(started_at=at))
+    assert world.progress(lease, step=3) == world.renew(lease)
+    assert world.progress(lease, step=4).cancel
+    assert world.progress(lease, step=5).expired
 
 
 def test_an_attempt_keeps_who_ran_it_how_it_ended_and_its_last_lines(world: World) -> None:

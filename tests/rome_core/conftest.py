@@ -1,4 +1,4 @@
-"""Tests of the core use tiny tensors: one thread is fastest and leaves the machine to its neighbours."""
+"""Tests of the core use tiny tensors: one thread is fastest, and kind to neighbours."""
 
 from collections.abc import Iterator
 

@@ -309,7 +309,7 @@ def test_a_full_disk_is_told_as_one(context: Context, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("rome_core.sprite.write_atomically", full)
     error = failure(lambda: run(RANDOM, context))
-    assert error.code == "disk_full"
+    assert error.code == "storage_full"
     assert str(context.workdir) in error.detail
 
 

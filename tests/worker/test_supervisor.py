@@ -149,6 +149,17 @@ def test_cancel_stops_the_child(house: House, worker: Worker) -> None:
     assert house.digests(job_id) == {}
 
 
+def test_a_job_that_reports_is_cancelled_before_its_lease_is_renewed(tmp_path: Path) -> None:
+    house = House(tmp_path, lease_ttl_seconds=3600.0, lease_renew_seconds=600.0)
+    with worker_of(house) as worker:
+        job_id = house.submit(steps=10_000_000)
+        with attempt_running(worker) as said:
+            house.until("a step", lambda: house.step(job_id))
+            house.cancel(job_id)
+        assert said == ["cancelled"]
+    house.close()
+
+
 def test_a_child_that_does_not_listen_is_killed_after_the_grace(
     house: House, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
