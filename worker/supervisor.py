@@ -96,8 +96,8 @@ def run_one(worker: Worker, job_id: str | None = None) -> str | None:
 class Heartbeat:
     """Renews a lease from a thread of its own, so that neither training nor hashing can lose it.
 
-    `orders` is what the last renewal or progress report brought back. When a renewal finds the lease gone, `fenced` is set and
-    `on_fenced` is called from this thread, once.
+    `orders` is what the last renewal or progress report brought back. When a renewal finds the
+    lease gone, `fenced` is set and `on_fenced` is called from this thread, once.
     """
 
     def __init__(self, worker: Worker, lease: Lease, on_fenced: Callable[[], None]) -> None:
