@@ -171,7 +171,8 @@ class Follower:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.bar.stop()
+        if self.live:
+            self.bar.stop()
 
     def show(self, event: Event) -> None:
         if event.type == "job.progress":
