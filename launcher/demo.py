@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -44,10 +45,10 @@ EVALUATION = {
 }
 COLUMNS = {
     "clean": "clean",
-    "reference/clamp": "clamp only\nreference",
+    "reference/clamp": "clamp\nreference",
     "reference/fgsm/untargeted": "FGSM\nreference",
     "reference/pgd/untargeted": "PGD-10\nreference",
-    "pixel/clamp": "clamp only\npixel",
+    "pixel/clamp": "clamp\npixel",
     "pixel/fgsm/untargeted": "FGSM\npixel",
     "pixel/pgd/untargeted": "PGD-10\npixel",
 }
@@ -90,8 +91,8 @@ def _tell(console: Console) -> None:
         console.print()
         console.print(_table(rows))
         console.print(
-            "[dim]Accuracy in % of 500 test images at most, mean ± standard deviation over the "
-            "students. Columns of different domains are different protocols: never compare them."
+            "[dim]In % of at most 500 test images, mean ± standard deviation over n students; clamp is "
+            "the clamp to [0,1] without an attack. Columns of different domains are different protocols: never compare them."
             "\nA few quick students on a small set: an illustration, not a result.[/]\n",
         )
         for path in files:
@@ -153,16 +154,20 @@ def _run(console: Console, client: Client, spec: dict[str, Any], what: str) -> d
 
 
 def _table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = Table(title="Robust accuracy of students trained on each set", title_justify="left")
+    table = Table(
+        title="Accuracy of students trained on each set, clean and attacked",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     table.add_column("set", no_wrap=True)
-    for heading in (*COLUMNS.values(), "students"):
+    for heading in (*COLUMNS.values(), "n"):
         table.add_column(heading, justify="right", no_wrap=True)
     for preset, result in rows.items():
         scores = [result.get(name) for name in COLUMNS]
         students = {score["n"] for score in scores if score}
         table.add_row(
             escape(preset.split("-")[0]),
-            *(f"{100 * s['mean']:.1f} ± {100 * s['std']:.1f}" if s else "–" for s in scores),
+            *(f"{100 * s['mean']:.1f}\n± {100 * s['std']:.1f}" if s else "–" for s in scores),
             "/".join(map(str, sorted(students))),
         )
     return table
