@@ -91,9 +91,9 @@ def _tell(console: Console) -> None:
         console.print()
         console.print(_table(rows))
         console.print(
-            "[dim]In % of at most 500 test images, mean ± standard deviation over n students; clamp is "
-            "the clamp to [0,1] without an attack. Columns of different domains are different protocols: never compare them."
-            "\nA few quick students on a small set: an illustration, not a result.[/]\n",
+            "[dim]In % of at most 500 test images, mean ± standard deviation over n students; clamp "
+            "is the clamp to [0,1] without an attack. Columns of different domains are different "
+            "protocols: never compare them.\nA few quick students on a small set: an illustration, not a result.[/]\n",
         )
         for path in files:
             console.print(f"[bold]file[/]  {path}")
@@ -158,6 +158,8 @@ def _table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
         title="Accuracy of students trained on each set, clean and attacked",
         title_justify="left",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("set", no_wrap=True)
     for heading in (*COLUMNS.values(), "n"):
