@@ -91,9 +91,10 @@ def _tell(console: Console) -> None:
         console.print()
         console.print(_table(rows))
         console.print(
-            "[dim]In % of at most 500 test images, mean ± standard deviation over n students; clamp "
-            "is the clamp to [0,1] without an attack. Columns of different domains are different "
-            "protocols: never compare them.\nA few quick students on a small set: an illustration, not a result.[/]\n",
+            "[dim]In % of at most 500 test images, mean ± standard deviation over n students; "
+            "clamp is the clamp to [0,1] without an attack. Columns of different domains are "
+            "different protocols: never compare them.\n"
+            "A few quick students on a small set: an illustration, not a result.[/]\n",
         )
         for path in files:
             console.print(f"[bold]file[/]  {path}")
