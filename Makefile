@@ -12,8 +12,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: venv
-	$(BIN)/python -m launcher.demo
+demo: venv  ## DATA=cifar10 needs its files under ROME_DATA_ROOT
+	$(BIN)/python -m launcher.demo --dataset $(or $(DATA),digits)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -37,6 +37,10 @@ WORTH_COMPILING = 2e13
 """Floating-point operations. Compiling takes some 20 s and saves about a third of the time of eager
 chunks, which do 0.2e12 operations a second on two cores: below this it does not pay."""
 
+WORTH_SHARING = 1e6
+"""Floating-point operations of an image. Below this, threads wait for one another longer than they
+work: on 8x8 images two of them beside other load took ten times as long as one."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -65,10 +69,12 @@ def plan(
     `images` is how many the run will pass through networks altogether, forward and backward, and
     `network` and `size` say how much work an image is: by default the reference network at 32x32.
     `auto` compiles where that pays and a working compiler is found; `compiled` raises CoreError
-    where there is none. Networks with batch normalisation run eager under any plan.
+    where there is none. Networks with batch normalisation run eager under any plan. Unless told,
+    `threads` are PyTorch's, or one where images are too small to share.
     """
-    threads = threads or torch.get_num_threads()
-    work = 2 * images * _operations(network or NetworkSpec(), size)
+    an_image = _operations(network or NetworkSpec(), size)
+    threads = threads or (torch.get_num_threads() if an_image >= WORTH_SHARING else 1)
+    work = 2 * images * an_image
     compiled = False
     if mode == "eager":
         reason = "eager was asked for"

@@ -74,7 +74,11 @@ def _run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workdir", type=Path, help="checkpoints of an unfinished run (default OUT.work)"
     )
-    parser.add_argument("--threads", type=_positive, help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        help="CPU threads (default: PyTorch's choice, 1 for tiny images)",
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--json", action="store_true", help="one JSON line on stdout")
 

@@ -31,9 +31,7 @@ def run(spec: Mapping[str, Any], context: Context) -> Outcome:
     """
     spec = _canonical(spec)
     _check_device(context.device)
-    threads = torch.get_num_threads()
-    if context.threads is not None:
-        torch.set_num_threads(context.threads)
+    threads = torch.get_num_threads()  # a run sets those of its plan
     try:
         return distill(spec, context) if spec["kind"] == "distill" else evaluate(spec, context)
     except OSError as error:

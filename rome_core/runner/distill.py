@@ -13,6 +13,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rome_core import passes
 from rome_core.card import save_card
 from rome_core.data import Dataset, load
@@ -42,6 +44,7 @@ def distill(spec: Mapping[str, Any], context: Context) -> Outcome:
     assert recipe is not None, "the spec is canonical"
     hyperparameters = recipe.hyperparameters.model_validate(spec["hyperparameters"])
     plan = _plan(hyperparameters, dataset, context)
+    torch.set_num_threads(plan.threads)
     method = implementation(spec["method"])(
         dataset,
         hyperparameters,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import safetensors.torch
+import torch
 
 from rome_core import passes
 from rome_core.data import load as load_dataset
@@ -45,6 +46,7 @@ def evaluate(spec: Mapping[str, Any], context: Context) -> Outcome:
         network=parse(asked.students.network),
         size=dataset.shape[1],
     )
+    torch.set_num_threads(plan.threads)
     evaluation = Evaluation(synthetic, dataset, asked, plan=plan, device=context.device)
     context.report(Progress("loading", 1, 1))
     done = evaluation.run(

@@ -124,6 +124,13 @@ def test_no_images_are_refused():
         made.input_gradient(network().state_dict(), x, y)
 
 
+def test_tiny_images_are_not_shared_among_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert plan(size=32).threads == 4
+    assert plan(network=parse("convnet-d2-w32"), size=8).threads == 1
+    assert plan(network=parse("convnet-d2-w32"), size=8, threads=2).threads == 2
+
+
 def test_a_plan_can_be_written_down():
     assert plan(mode="eager", threads=3).as_dict() == {
         "compiled": False,
