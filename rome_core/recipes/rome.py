@@ -349,7 +349,8 @@ _QUICK = (
         hyperparameters=MappingProxyType(
             {
                 **_SOUND,
-                "iterations": 300,
+                "iterations": 100,
+                "rob_loss": "l2",
                 "network": "convnet-w32",
                 "ce_weight": 5.0,
                 "batch_real": 64,
@@ -363,7 +364,9 @@ _QUICK = (
             }
         ),
         source="this project, sized for two CPU cores",
-        notes="A narrow pool, small batches and five attack steps: a trial, not a result.",
+        notes="A narrow pool, small batches and five attack steps: a trial, not a result. The matching "
+        "loss is the formula of the paper; the squared variation of the released code lowered clean "
+        "accuracy here.",
     ),
     Preset(
         name="rome-quick-digits-ipc10",
