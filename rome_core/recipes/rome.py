@@ -364,9 +364,9 @@ _QUICK = (
             }
         ),
         source="this project, sized for two CPU cores",
-        notes="A narrow pool, small batches and five attack steps: a trial, not a result. The matching "
-        "loss is the formula of the paper; the squared variation of the released code lowered clean "
-        "accuracy here.",
+        notes="A narrow pool, small batches and five attack steps: a trial, not a result. The "
+        "matching loss is the paper's formula; with the released code's squared variation the "
+        "images moved too fast at this size, and clean accuracy fell.",
     ),
     Preset(
         name="rome-quick-digits-ipc10",
