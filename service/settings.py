@@ -48,6 +48,8 @@ class Settings(BaseSettings):
 
     # Attempts.
     max_attempts: int = Field(default=3, ge=1, le=100)  # charged: the job's own failures
+    # Before a failed or crashed job is tried again; four times as long after each further failure.
+    retry_seconds: float = Field(default=30.0, ge=0, allow_inf_nan=False)
     max_uncharged: int = Field(default=20, ge=0, le=1000)  # drains and suspensions
 
     # Progress is an event at most this often, and always on the attempt: a history stays readable.

@@ -181,7 +181,8 @@ def _ending(error: Exception) -> Message:
         return _failed(
             "storage_full",
             f"No space left while writing {error.filename or 'the attempt folder'}.",
-            "Free space under the state folder; the job goes on from its last checkpoint.",
+            "Free space under the state folder. While it has attempts left, the job waits and goes "
+            "on from its last checkpoint.",
         )
     return _failed(
         "internal_error",

@@ -32,12 +32,21 @@ class Exit:
     error: Mapping[str, Any] | None
 
 
+LONGEST_WAIT_SECONDS = 3600.0
+FAILURES = frozenset({Outcome.FAILED, Outcome.CRASHED})
+"""Ends that come at once, so that all attempts could burn on a disk that is full for a minute."""
+
 ERRORS: dict[Outcome, type[errors.RomeError]] = {
     Outcome.CRASHED: errors.ChildCrashed,
     Outcome.STALLED: errors.Stalled,
     Outcome.LOST: errors.LeaseLost,
     Outcome.EXPIRED: errors.RunExpired,
 }
+
+
+def wait_seconds(outcome: Outcome, failures: int, first: float) -> float:
+    """How long a job that is queued again waits, after its `failures`-th charged attempt."""
+    return min(LONGEST_WAIT_SECONDS, first * 4 ** (failures - 1)) if outcome in FAILURES else 0.0
 
 
 def decide(

@@ -369,6 +369,7 @@ def end(
     )
     states.check(Status(found.status), decided.status, cause)
     now = clock.now(conn)
+    wait = exits.wait_seconds(outcome, decided.charged, settings.retry_seconds)
     waits = {Status.QUEUED: "retry", Status.PAUSED: "paused"}.get(decided.status)
     row = fence.change(
         conn,
@@ -376,6 +377,7 @@ def end(
         {
             "status": decided.status,
             "wait_reason": waits,
+            "run_at": now + round(wait * SECOND) if wait else job.c.run_at,
             "attempts_charged": decided.charged,
             "attempts_uncharged": decided.uncharged,
             "pause_requested_at": None,

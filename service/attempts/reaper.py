@@ -7,7 +7,7 @@ visible, so the next attempt resumes and publishes.
 
 from dataclasses import dataclass, field
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, and_, select, update
 
 from service import clock, events
 from service.attempts import protocol
@@ -21,6 +21,8 @@ from service.jobs.tables import job
 from service.settings import Settings
 
 BATCH = 200  # of each sort in one pass; the rest waits for the next
+# The deadline is one for the start: a job that started in time and was interrupted goes on.
+NEVER_STARTED = and_(job.c.status == Status.QUEUED, job.c.started_at.is_(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,7 @@ def reap(engine: Engine, settings: Settings, *, last_tick: int | None = None) ->
         ).all()
         overdue = (
             conn.execute(
-                select(job.c.id)
-                .where(job.c.status == Status.QUEUED, job.c.queue_deadline < now)
-                .limit(BATCH)
+                select(job.c.id).where(NEVER_STARTED, job.c.queue_deadline < now).limit(BATCH)
             )
             .scalars()
             .all()
@@ -89,7 +89,7 @@ def _expire(engine: Engine, job_id: str) -> bool:
         error = QueueExpired().as_job_error()
         row = conn.execute(
             update(job)
-            .where(job.c.id == job_id, job.c.status == Status.QUEUED, job.c.queue_deadline < now)
+            .where(job.c.id == job_id, NEVER_STARTED, job.c.queue_deadline < now)
             .values(
                 status=Status.EXPIRED,
                 wait_reason=None,

@@ -46,6 +46,7 @@ class House:
             "threads": 1,
             "spare_children": 1,
             "max_attempts": 10,
+            "retry_seconds": 0.0,
             "runner": PROBE,
             **overrides,
         }

@@ -26,7 +26,8 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Of a fresh, migrated database of each backend."""
     assert request.param == "sqlite"
-    return sqlite_settings(request.getfixturevalue("sqlite_template"), tmp_path / "state")
+    made = sqlite_settings(request.getfixturevalue("sqlite_template"), tmp_path / "state")
+    return made.model_copy(update={"retry_seconds": 0.0})  # no waiting between attempts
 
 
 @pytest.fixture

@@ -35,6 +35,27 @@ def test_charged_attempts_end_at_the_jobs_bound(world: World, allowed: int) -> N
     assert world.claim() is None
 
 
+def test_a_failure_waits_longer_each_time_before_it_is_tried_again(world: World) -> None:
+    """A full disk must not use up all attempts within a moment."""
+    world.settings = world.settings.model_copy(update={"retry_seconds": 30.0})
+    job_id = world.submit(max_attempts=10)
+    for outcome, seconds in (("failed", 30), ("crashed", 120), ("failed", 480)):
+        world.release(world.lease(), outcome)
+        found = world.job(job_id)
+        ended_at = attempts_of(world, job_id)[-1].ended_at
+        assert ended_at is not None
+        assert found.run_at - ended_at == seconds * SECOND
+        assert (found.wait_reason, world.claim(), world.claim(job_id)) == ("retry", None, None)
+        _its_time_comes(world)
+    world.release(world.lease(), "drained", charged=False)
+    assert world.lease(), "what was no failure need not wait"
+
+
+def _its_time_comes(world: World) -> None:
+    with write(world.engine) as conn:
+        conn.execute(update(tables.job).values(run_at=1))
+
+
 def test_uncharged_attempts_have_a_bound_of_their_own(world: World) -> None:
     settings = world.settings.model_copy(update={"max_uncharged": 3})
     world.settings = settings

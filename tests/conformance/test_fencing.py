@@ -241,6 +241,14 @@ def test_jobs_that_waited_too_long_expire(world: World) -> None:
     assert world.reap().expired == ()
 
 
+def test_a_job_that_started_in_time_does_not_expire_in_the_queue(world: World) -> None:
+    job_id = world.submit(max_wait_seconds=60)
+    world.release(world.lease(job_id), "drained", charged=False)
+    _deadline_passes(world, job_id)
+    assert world.reap().expired == ()
+    assert world.lease(job_id)
+
+
 def _deadline_passes(world: World, job_id: str) -> None:
     with write(world.engine) as conn:
         conn.execute(update(job).where(job.c.id == job_id).values(queue_deadline=PAST))
