@@ -25,6 +25,8 @@ from service.attempts import protocol
 from service.attempts.leases import Claim, Lease, Orders, Owner
 from service.blobs.store import LocalBlobs
 from service.errors import (
+    BlobDamaged,
+    BlobMissing,
     CancelWon,
     ChildCrashed,
     Fenced,
@@ -199,7 +201,7 @@ class Attempt:
             ending = CANCELLED
         except ChildDied as death:
             ending = self._death(death)
-        except PublishRefused as refusal:
+        except (PublishRefused, BlobDamaged, BlobMissing) as refusal:
             ending = failed(refusal)
         except Exception as error:
             ending = self._trouble(error)
@@ -251,7 +253,10 @@ class Attempt:
         return None
 
     def _order(self) -> Message:
+        """Raises BlobDamaged and BlobMissing: the child may trust what it is given."""
         inputs = self._claim.inputs.items()
+        for _, digest in inputs:
+            self._worker.blobs.verify(digest)
         return {
             "type": "run",
             "job_id": self._lease.job_id,

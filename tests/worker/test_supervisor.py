@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from service.artifacts import repository as artifacts
 from service.attempts import protocol
 from service.attempts.leases import Lease
-from service.database import write
+from service.database import read, write
 from service.errors import DatabaseBusy, PublishRefused
 from service.jobs.tables import job
+from service.principals import LOCAL
 from tests.chaos.house import House, check_history
 from worker import publishing, scratch, supervisor
 from worker.messages import Message
@@ -94,6 +96,27 @@ def test_what_another_attempt_can_not_cure_fails_at_once(
     assert found.attempts_charged == 1
     assert not (house.settings.scratch_dir / job_id).exists()
     assert run_one(worker) is None
+
+
+@pytest.mark.parametrize(("harm", "code"), [("rot", "blob_damaged"), ("loss", "blob_missing")])
+def test_an_input_that_is_not_what_was_published_is_never_read(
+    house: House, worker: Worker, harm: str, code: str
+) -> None:
+    source = house.submit()
+    assert run_one(worker) == "succeeded"
+    with read(house.engine) as conn:
+        made = artifacts.of_job(conn, LOCAL.project_id, source)
+    (given,) = [each for each in made if each.kind == "synthetic-set"]
+    path = house.blobs.path(given.digest)
+    path.unlink()
+    if harm == "rot":
+        path.write_bytes(b"x" * given.size)
+    job_id = house.submit({"kind": "evaluate", "artifact": given.id})
+    assert run_one(worker) == "failed"
+    found = house.job(job_id)
+    assert found.error is not None
+    assert found.error["code"] == code
+    assert len(house.attempts(job_id)) == 1
 
 
 @pytest.mark.parametrize("behaviour", ["disk full", "memory", "segfault"])
