@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
 from sqlalchemy import Engine
 from starlette.responses import RedirectResponse
 
-from api import catalogues, content, health, jobs, openapi, problems, stream
+from api import catalogues, content, health, jobs, openapi, parameters, problems, stream
 from api.edge import Edge
 from api.middleware import AllowedHosts, BodyLimit, RequestId
 from api.polling import Poller, Source
@@ -47,7 +49,8 @@ def create_app(
         finally:
             engine.dispose()
 
-    app = FastAPI(
+    # Its pages load nothing from elsewhere: a service on one machine may have no way out.
+    app = FastAPIOffline(
         title="ROME",
         summary="A job service for robust dataset distillation",
         version=health.VERSION,
@@ -55,12 +58,14 @@ def create_app(
         docs_url="/docs",
         generate_unique_id_function=lambda route: route.name,
         redoc_url=None,
+        redirect_slashes=False,
     )
     problems.install(app)
     openapi.install(app)
     for module in (jobs, stream, content, catalogues, health):
-        app.include_router(module.router)
-    app.add_api_route("/", _to_docs, include_in_schema=False)
+        app.include_router(module.router, dependencies=[Depends(parameters.check_known)])
+        app.include_router(_heads(module.router))
+    app.add_api_route("/", _to_docs, methods=["GET", "HEAD"], include_in_schema=False)
     # The last one added is the first to see a request.
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(AllowedHosts, allowed=(*settings.allowed_hosts, settings.host))
@@ -70,6 +75,23 @@ def create_app(
 
 async def _to_docs() -> RedirectResponse:
     return RedirectResponse("/docs")
+
+
+def _heads(router: APIRouter) -> APIRouter:
+    """HEAD for every GET that has none of its own (RFC 9110, section 9.3.2)."""
+    routes = [route for route in router.routes if isinstance(route, APIRoute)]
+    own = {route.path for route in routes if "HEAD" in (route.methods or ())}
+    heads = APIRouter(dependencies=[Depends(parameters.check_known)])
+    for route in routes:
+        if "GET" in (route.methods or ()) and route.path not in own:
+            heads.add_api_route(
+                route.path,
+                route.endpoint,
+                methods=["HEAD"],
+                response_model=route.response_model,
+                include_in_schema=False,
+            )
+    return heads
 
 
 def _source(engine: Engine) -> Source:

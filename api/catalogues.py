@@ -87,7 +87,12 @@ for _noun, (_summary, _entries) in CATALOGUES.items():
     _add(_noun, _summary, _entries)
 
 
-@router.get("/schemas/{kind}", summary="JSON schema of a submission", operation_id="get_schema")
+@router.get(
+    "/schemas/{kind}",
+    summary="JSON schema of a submission",
+    operation_id="get_schema",
+    responses=responses(errors.NotFound),
+)
 def schema(kind: str) -> dict[str, Any]:
     """Of `distill` or `evaluate`: the fields of the body of POST /v1/jobs."""
     try:

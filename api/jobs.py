@@ -11,6 +11,7 @@ from fastapi import APIRouter, Header, Query, Response
 from api import examples
 from api.bodies import JsonObject
 from api.edge import Asking, AtEdge, Edge
+from api.parameters import After
 from api.problems import responses
 from api.schemas import Artifact, Attempt, EventPage, Job, Json, Listing, Metric, Paged
 from api.schemas import Event as EventAnswer
@@ -65,10 +66,11 @@ def submit_job(
             settings=edge.settings,
             traceparent=traceparent,
         )
-    headers = {"Location": f"/v1/jobs/{submission.job.id}"}
-    if submission.replayed:
-        headers["Idempotent-Replayed"] = "true"
-    return _answer(Job.of(submission.job), status=202, headers=headers)
+        headers = {"Location": f"/v1/jobs/{submission.job.id}"}
+        if submission.replayed:
+            headers["Idempotent-Replayed"] = "true"
+        # Written out before the commit: a job that could not be shown is not stored.
+        return _answer(Job.of(submission.job), status=202, headers=headers)
 
 
 @router.get(
@@ -150,8 +152,7 @@ async def get_job(
 def cancel_job(job_id: str, edge: AtEdge, principal: Asking) -> Response:
     """A waiting job is cancelled at once; a running one is asked to stop. Asking twice is once."""
     with edge.write() as conn:
-        job = jobs.request_cancel(conn, principal, job_id)
-    return _answer(Job.of(job))
+        return _answer(Job.of(jobs.request_cancel(conn, principal, job_id)))
 
 
 @router.get(
@@ -164,7 +165,7 @@ def list_job_events(
     job_id: str,
     edge: AtEdge,
     principal: Asking,
-    after: Annotated[int, Query(ge=0, description="The last number seen.")] = 0,
+    after: After = 0,
     limit: Annotated[int, Query(ge=1, le=500)] = 500,
 ) -> EventPage:
     with edge.read() as conn:
@@ -249,6 +250,8 @@ def _matches(if_none_match: str, etag: str) -> bool:
 def _wait(prefer: str | None) -> int:
     for preference in (prefer or "").split(","):
         name, _, value = preference.strip().partition("=")
-        if name.strip().lower() == "wait" and value.strip().isdecimal():
-            return min(int(value), LONGEST_WAIT_SECONDS)
+        digits = value.strip()
+        if name.strip().lower() == "wait" and digits.isdecimal():
+            # Python refuses to read numbers of thousands of digits.
+            return min(int(digits[:18]), LONGEST_WAIT_SECONDS)
     return 0

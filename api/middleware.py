@@ -25,7 +25,10 @@ DRAIN_BYTES = 1 << 20
 
 
 class RequestId:
-    """Gives every request an id, the caller's if it sent a plain one, and returns it."""
+    """Gives every request an id, the caller's if it sent a plain one, and returns it.
+
+    What nobody else caught ends here, with its traceback in the log under that id.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -38,12 +41,22 @@ class RequestId:
         request_id = given if REQUEST_ID.fullmatch(given) else ids.new("req")
         scope.setdefault("state", {})["request_id"] = request_id
 
+        started = False
+
         async def send_with_id(message: Message) -> None:
+            nonlocal started
+            started = True
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        try:
+            await self.app(scope, receive, send_with_id)
+        except Exception as error:
+            answer = problems.of_a_bug(error, scope)
+            if started:
+                raise  # cuts the connection: nothing that was begun may look complete
+            await answer(scope, receive, send_with_id)
 
 
 class AllowedHosts:
@@ -97,9 +110,10 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > self.limit:
+        # Python refuses to read numbers of thousands of digits.
+        if announced.isdecimal() and int(announced[:18]) > self.limit:
             await self._drain(receive)
-            error = self._error(f"{int(announced):,} bytes were announced")
+            error = self._error(f"{int(announced[:18]):,} bytes or more were announced")
             await problems.response(error, scope, {"Connection": "close"})(scope, receive, send)
             return
         seen = 0

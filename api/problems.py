@@ -6,6 +6,7 @@ Owns the translation of errors into responses and its schema for OpenAPI. The ca
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -18,6 +19,8 @@ from starlette.types import Scope
 
 from rome_core.recipes import FieldProblem
 from service import errors
+
+log = logging.getLogger("rome.api")
 
 MEDIA_TYPE = "application/problem+json"
 RANGE_HEADER = "Content-Range"
@@ -70,12 +73,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.RomeError, _of_the_catalogue)
     app.add_exception_handler(HTTPException, _of_the_framework)
     app.add_exception_handler(RequestValidationError, _of_validation)
-    app.add_exception_handler(Exception, _of_a_bug)
 
 
 def _of_the_catalogue(request: Request, error: Exception) -> Response:
     found = cast("errors.RomeError", error)
     headers = {}
+    if found.status >= 500:
+        request_id = request.scope["state"]["request_id"]
+        log.error("%s %s %s: %s", request_id, request.method, request.url.path, found.detail)
     if isinstance(found, errors.RangeNotSatisfiable) and "size" in found.extra:
         headers[RANGE_HEADER] = f"bytes */{found.extra['size']}"
     return response(found, request.scope, headers)
@@ -87,10 +92,13 @@ def _of_the_framework(request: Request, error: Exception) -> Response:
     if kind is None:
         kind = errors.MalformedRequest if found.status_code < 500 else errors.InternalError
         return response(kind(found.detail), request.scope, found.headers)
-    headers = {"Allow": _allowed(request)} if found.status_code == 405 else found.headers
-    return response(
-        kind(f"{request.method} {request.url.path}: {found.detail}"), request.scope, headers
-    )
+    path = request.url.path
+    if kind is errors.NotFound:
+        slash = "Leave out the slash at its end, or see" if path.endswith("/") else "See"
+        remedy = f"{slash} /docs for every route."
+        return response(kind(f"There is no route {path}.", remedy=remedy), request.scope)
+    refusal = kind(f"{request.method} {path}: {found.detail}")
+    return response(refusal, request.scope, {"Allow": _allowed(request)})
 
 
 def _allowed(request: Request) -> str:
@@ -117,9 +125,11 @@ def _of_validation(request: Request, error: Exception) -> Response:
     return response(errors.ValidationFailed(problems), request.scope)
 
 
-def _of_a_bug(request: Request, error: Exception) -> Response:
-    # The server logs the traceback; the client gets no inner detail.
-    return response(errors.InternalError(), request.scope)
+def of_a_bug(error: Exception, scope: Scope) -> Response:
+    """The log gets the traceback under the request's id; the client gets no inner detail."""
+    request_id = scope["state"]["request_id"]
+    log.error("%s %s %s failed", request_id, scope["method"], scope["path"], exc_info=error)
+    return response(errors.InternalError(), scope)
 
 
 FIELD_PROBLEM_SCHEMA: dict[str, Any] = {

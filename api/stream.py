@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from api.edge import Asking, AtEdge
+from api.parameters import MAX_SEQ, After
 from api.problems import responses
 from api.schemas import Event
 from service import errors
@@ -35,6 +36,12 @@ async def job_of(job_id: str, edge: AtEdge, principal: Asking) -> Job:
     return await asyncio.to_thread(read)
 
 
+@router.head("/{job_id}/stream", include_in_schema=False)
+async def head_job_stream(job: Annotated[Job, Depends(job_of)], after: After = 0) -> Response:
+    # The headers alone: the stream itself may stay open for days.
+    return Response(media_type="text/event-stream")
+
+
 @router.get(
     "/{job_id}/stream",
     summary="Live events of a job",
@@ -44,9 +51,14 @@ async def job_of(job_id: str, edge: AtEdge, principal: Asking) -> Job:
 async def stream_job_events(
     job: Annotated[Job, Depends(job_of)],
     edge: AtEdge,
-    after: Annotated[int, Query(ge=0, description="The last number seen.")] = 0,
+    after: After = 0,
     last_event_id: Annotated[
-        int | None, Header(ge=0, description="The same; what a browser sends when it comes back.")
+        int | None,
+        Header(
+            ge=0,
+            le=MAX_SEQ,
+            description="The same; what a browser sends when it comes back.",
+        ),
     ] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """All events after the one named, then live ones; the stream ends with the job's last event.
@@ -54,7 +66,9 @@ async def stream_job_events(
     The id of each message is the event's `seq`, its type the event's `type`, its data the event as
     JSON, as in `/events`.
     """
-    seq = after if last_event_id is None else last_event_id
+    # A number that the job has not reached can't have been seen; waiting beyond it would miss the
+    # job's end.
+    seq = min(after if last_event_id is None else last_event_id, job.last_seq)
     yield ServerSentEvent(retry=RETRY_MILLISECONDS)
     if job.finished and seq >= job.last_seq:
         return

@@ -59,6 +59,8 @@ def test_head_brings_the_headers_alone(client: TestClient, artifact: dict[str, A
         ("bytes=10200-99999", 10200, 10239),
         ("bytes=-40", 10200, 10239),
         ("bytes=-99999", 0, 10239),
+        (f"bytes=5-{'9' * 5000}", 5, 10239),
+        (f"bytes=-{'9' * 5000}", 0, 10239),
     ],
 )
 def test_a_range(
@@ -70,7 +72,9 @@ def test_a_range(
     assert response.headers["content-range"] == f"bytes {first}-{last}/10240"
 
 
-@pytest.mark.parametrize("asked", ["bytes=10240-", "bytes=99999-100000", "bytes=-0"])
+@pytest.mark.parametrize(
+    "asked", ["bytes=10240-", "bytes=99999-100000", "bytes=-0", f"bytes={'9' * 5000}-"]
+)
 def test_a_range_beyond_the_end(client: TestClient, artifact: dict[str, Any], asked: str) -> None:
     response = client.get(_path(artifact), headers={"Range": asked})
     assert (response.status_code, response.json()["code"]) == (416, "range_not_satisfiable")
@@ -106,8 +110,10 @@ def test_damage_is_an_error_and_not_a_file(
     path = service.blobs.path(artifact["digest"])
     path.chmod(0o644)
     path.write_bytes(BYTES[:-1] + b"X")
-    response = client.get(_path(artifact))
-    assert (response.status_code, response.json()["code"]) == (500, "blob_damaged")
+    for headers in ({}, {"Range": "bytes=0-9"}):
+        response = client.get(_path(artifact), headers=headers)
+        assert (response.status_code, response.json()["code"]) == (500, "blob_damaged")
+    assert client.head(_path(artifact)).status_code == 500
     path.write_bytes(BYTES[:-1])
     for headers in ({}, {"Range": "bytes=0-9"}):
         response = client.get(_path(artifact), headers=headers)

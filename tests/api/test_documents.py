@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,16 @@ def test_the_committed_openapi_document_is_current(app: FastAPI) -> None:
 def test_the_page_of_errors_is_current() -> None:
     committed = (DOCS / "errors.md").read_text(encoding="utf-8")
     assert committed == errors_page.page(), "run: python -m api.errors_page > docs/errors.md"
+
+
+def test_the_documentation_needs_nothing_from_elsewhere(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert loaded
+    for url in loaded:
+        assert url.startswith("/"), url
+        assert client.get(url).status_code == 200, url
 
 
 def test_every_reference_in_the_openapi_document_resolves(client: TestClient) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
@@ -19,6 +20,18 @@ def test_a_submission_is_answered_with_the_canonical_job(client: TestClient) -> 
     assert isinstance(job["spec"]["seed"], int)
     assert len(job["spec_hash"]) == 64
     assert client.get(response.headers["location"]).json() == job
+
+
+def test_head_brings_the_headers_of_get(live: httpx2.Client) -> None:
+    path = f"/v1/jobs/{submit(live)['id']}"
+    for url in ("/v1/jobs", path, f"{path}/events", "/v1/presets/rome-2025-cifar10-ipc10"):
+        whole, head = live.get(url), live.head(url)
+        assert (head.status_code, head.content) == (200, b""), url
+        assert head.headers["content-length"] == str(len(whole.content))
+    assert live.head(path).headers["etag"] == 'W/"1"'
+    assert live.head(f"{path}/stream").headers["content-type"].startswith("text/event-stream")
+    assert live.head("/health/ready").status_code == 200
+    assert live.head("/v1/jobs/job_unknown").status_code == 404
 
 
 def test_the_same_key_queues_once(client: TestClient, service: Service) -> None:

@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from api.schemas import Job
 from service.errors import CATALOGUE
 from tests.api.conftest import RANDOM, Service, submit
 
@@ -198,3 +199,80 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_row(
     cap(1 << 30)
     assert service.rows("job") == service.rows("event")
     submit(client)
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "says"),
+    [
+        ("/v1/jobs?statsu=queued", "statsu", "Did you mean 'status'?"),
+        ("/v1/jobs?created_by=me", "created_by", "Known parameters: cursor, "),
+        ("/v1/presets?name=x", "name", "Leave it out."),
+        ("/v1/jobs/job_a/stream?since=3", "since", "after"),
+    ],
+)
+def test_a_query_parameter_that_is_not_known_is_named(
+    client: TestClient, path: str, field: str, says: str
+) -> None:
+    response = client.get(path)
+    assert response.status_code == 422, response.text
+    (wrong,) = response.json()["problems"]
+    assert wrong["field"] == field
+    assert says in wrong["remedy"]
+
+
+LONG = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("below", "headers", "status"),
+    [
+        (f"/events?after={2**63}", {}, 422),
+        (f"/events?after={LONG}", {}, 422),
+        (f"/stream?after={2**63}", {}, 422),
+        ("/stream", {"Last-Event-ID": str(2**63)}, 422),
+        ("/stream", {"Last-Event-ID": LONG}, 422),
+        ("", {"Prefer": f"wait={LONG}", "If-None-Match": 'W/"0"'}, 200),
+    ],
+)
+def test_a_number_that_is_too_large_is_no_bug(
+    client: TestClient, below: str, headers: dict[str, str], status: int
+) -> None:
+    response = client.get(f"/v1/jobs/{submit(client)['id']}{below}", headers=headers)
+    assert response.status_code == status, response.text
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [("/v1/nothing", "See /docs"), ("/v1/jobs/", "Leave out the slash at its end")],
+)
+def test_an_unknown_path_leads_to_the_documentation(
+    client: TestClient, path: str, says: str
+) -> None:
+    missing = client.get(path, follow_redirects=False)
+    assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
+    assert says in missing.json()["remedy"]
+
+
+def test_the_traceback_of_a_bug_is_in_the_log_under_its_request(
+    app: FastAPI, client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/broken")
+    def broken() -> None:
+        raise RuntimeError("secret")
+
+    client.get("/broken", headers={"X-Request-Id": "abc-1"})
+    (record,) = (record for record in caplog.records if record.name == "rome.api")
+    assert "abc-1 GET /broken" in record.getMessage()
+    assert record.exc_info is not None
+    assert "secret" in str(record.exc_info[1])
+
+
+def test_a_job_that_cannot_be_shown_is_not_stored(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(row: object, progress: object = None) -> None:
+        raise OverflowError("no such year")
+
+    monkeypatch.setattr(Job, "of", refuse)
+    assert client.post("/v1/jobs", json=RANDOM).status_code == 500
+    assert (service.rows("job"), service.rows("event")) == (0, 0)

@@ -52,6 +52,20 @@ def test_a_stream_goes_on_after_the_last_event_seen(live: httpx2.Client, service
         assert [message for message in source if message.data] == []
 
 
+def test_a_number_beyond_the_newest_misses_no_end(live: httpx2.Client, service: Service) -> None:
+    job = submit(live)
+    lease = service.claim()
+    path = f"/v1/jobs/{job['id']}/stream"
+    seen = []
+    with live.sse(path, headers={"Last-Event-ID": "999"}) as source:
+        for message in source:
+            if message.retry:  # the stream is open
+                service.publish(lease, {})
+            if message.data:
+                seen.append(message.event)
+    assert seen == ["job.publishing", "job.succeeded"]
+
+
 def test_a_wrong_last_event_id_is_a_problem(live: httpx2.Client) -> None:
     job = submit(live)
     response = live.get(f"/v1/jobs/{job['id']}/stream", headers={"Last-Event-ID": "x"})
