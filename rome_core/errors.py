@@ -1,5 +1,8 @@
 """The error the core raises for what a user can put right; any other is a bug. Torch-free."""
 
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+
 
 class CoreError(Exception):
     """Something a user can act on.
@@ -18,3 +21,20 @@ class CoreError(Exception):
     def __str__(self) -> str:
         where = f"{self.field}: " if self.field else ""
         return f"{where}{self.detail} {self.remedy}"
+
+
+@contextmanager
+def fields_under(prefix: str, names: Container[str]) -> Iterator[None]:
+    """Complete the field of a CoreError raised within: `network` becomes `students.network`.
+
+    A network knows which of its parameters is wrong, but not where in the specification it came
+    from. Fields that are not among `names` are complete already.
+    """
+    try:
+        yield
+    except CoreError as error:
+        if error.field not in names:
+            raise
+        raise CoreError(
+            error.code, error.detail, error.remedy, f"{prefix}.{error.field}"
+        ) from error

@@ -27,7 +27,7 @@ def targets(rule: str, labels: Tensor, classes: int) -> Tensor | None:
         raise CoreError(
             "target_out_of_range",
             f"mod10 aims at classes 0 to 9, but there are {classes}.",
-            "Use target_rule modC.",
+            "Set it to modC.",
             field="target_rule",
         )
     return (labels + 1) % 10

@@ -6,7 +6,7 @@ fifth image of each class is one.
 """
 
 import hashlib
-import zipfile
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,9 +33,9 @@ def read_npz(name: str, path: Path) -> Dataset:
             "(n, h, w, c) and integer labels (n,).",
             "dataset",
         )
-    arrays = _arrays(name, path)
+    arrays, digest = _read(name, path)
     images, labels = _pair(name, arrays, "images", "labels")
-    if "test_images" in arrays:
+    if "test_images" in arrays or "test_labels" in arrays:
         test_images, test_labels = _pair(name, arrays, "test_images", "test_labels")
         if test_images.shape[1:] != images.shape[1:]:
             raise _invalid(name, "test_images are not of the shape of images")
@@ -64,23 +64,29 @@ def read_npz(name: str, path: Path) -> Dataset:
         std=torch.where(std > 0, std, 1.0),
         classes=classes,
         class_names=_class_names(name, arrays, classes),
-        digests={path.name: hashlib.sha256(path.read_bytes()).hexdigest()},
+        digests={path.name: digest},
         split=split,
     )
 
 
-def _arrays(name: str, path: Path) -> Arrays:
+def _read(name: str, path: Path) -> tuple[Arrays, str]:
+    """The arrays of the file, and the SHA-256 of the very bytes they were read from."""
     try:
-        # Opened here, because numpy leaves a file open that turns out to be no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
+        content = path.read_bytes()
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    # At damaged bytes zipfile, zlib, numpy and the parser of its headers each raise their own.
+    except Exception as error:
         raise CoreError(
             "dataset_damaged",
-            f"{path.absolute()} cannot be read: {error}.",
+            f"{path.absolute()} cannot be read: {str(error) or type(error).__name__}.",
             "Write it again with numpy.savez and plain arrays; pickled objects are refused.",
             "dataset",
         ) from error
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise _invalid(name, f"its member {key!r} is no array")
+    return arrays, hashlib.sha256(content).hexdigest()
 
 
 def _pair(

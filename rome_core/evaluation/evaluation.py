@@ -16,7 +16,7 @@ import torch
 from rome_core import attacks
 from rome_core.data import Dataset
 from rome_core.distillation.checkpoints import Cadence, Checkpoints
-from rome_core.errors import CoreError
+from rome_core.errors import CoreError, fields_under
 from rome_core.evaluation.robustness import (
     Measure,
     Measurement,
@@ -112,8 +112,9 @@ class Evaluation:
         self._measures = measures(spec)
         for what in self._measures:  # Hours of training must not end in a bad target rule.
             if what.mode == "targeted":
-                rule = self._budget(what).target_rule
-                attacks.targets(rule, self._test.labels[:1], self._test.classes)
+                budget = self._budget(what)
+                with fields_under(f"budgets.{what.domain}", type(budget).model_fields):
+                    attacks.targets(budget.target_rule, self._test.labels[:1], self._test.classes)
         self._count = spec.students.count
         self._per_student = spec.students.epochs + 1
 

@@ -4,7 +4,9 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field
 
 
 class Domain(StrEnum):
@@ -23,14 +25,32 @@ TARGET_RULES: Final = {
 }
 
 
+# No exponents, signs or spaces: a few characters stay a few digits, and one number has few texts.
+_NUMBER: Final = r"[0-9]+(\.[0-9]+)?|[0-9]+/[1-9][0-9]*"
+
+
 def parse_fraction(text: str | int | Fraction) -> Fraction:
     """Read an exact non-negative number: `8/255`, `0.5`, `2`. Raises ValueError."""
-    if isinstance(text, str) and not re.fullmatch(r"\d+(\.\d+)?|\d+/[1-9]\d*", text):
-        raise ValueError(f"{text!r} is not a number like 8/255, 0.03 or 1")
+    if isinstance(text, str) and not re.fullmatch(_NUMBER, text):
+        raise ValueError("not a number like 8/255, 0.03 or 1")
     number = Fraction(text)
     if number < 0:
         raise ValueError(f"{text!r} is negative")
     return number
+
+
+def _part_of_one(text: str) -> str:
+    if parse_fraction(text) > 1:
+        raise ValueError('must lie between 0 and 1, such as "8/255"')
+    return text
+
+
+FractionText = Annotated[
+    str,
+    Field(max_length=32, json_schema_extra={"pattern": f"^({_NUMBER})$"}),
+    AfterValidator(_part_of_one),
+]
+"""A size in an attack's space, in [0, 1], as exact text: 8/255 stays 8/255."""
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ domain, because numbers from the two domains must never be compared.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rome_core.recipes import networks
+from rome_core.recipes.attacks import FractionText
 from rome_core.recipes.augmentation import parse_strategy
 
 DomainName = Literal["reference", "pixel"]
@@ -19,20 +19,6 @@ AttackName = Literal["clean", "clamp", "fgsm", "pgd"]
 Mode = Literal["targeted", "untargeted"]
 
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-def fraction(text: str) -> str:
-    """Check that `text` is a fraction in (0, 1]; it stays text, and so exact."""
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError) as error:
-        raise ValueError('not a fraction; write it like "8/255"') from error
-    if not 0 < value <= 1:
-        raise ValueError("a fraction of the pixel range must lie in (0, 1]")
-    return text
-
-
-PixelFraction = Annotated[str, AfterValidator(fraction)]
 
 
 class Students(BaseModel):
@@ -72,26 +58,44 @@ class Students(BaseModel):
         return name
 
 
+TargetRule = Literal["mod10", "modC"]
+
+
 class DomainBudget(BaseModel):
-    """What an attacker may do in one domain. Fractions are of the [0,1] range it clamps to."""
+    """What an attacker may do in one domain. Fractions are of the [0,1] range it clamps to.
+
+    The defaults are those of pixel space.
+    """
 
     model_config = STRICT
 
-    epsilon: PixelFraction = Field(default="8/255", description="Linf radius.")
-    step: PixelFraction = Field(default="2/255", description="PGD's step size.")
+    epsilon: FractionText = Field(default="8/255", description="Linf radius.")
+    step: FractionText = Field(default="2/255", description="PGD's step size.")
     steps: int = Field(default=10, ge=1, le=1000, description="PGD's steps.")
     random_start: bool = Field(default=True, description="PGD starts inside the ball at random.")
-    target_rule: Literal["mod10", "modC"] = Field(
+    target_rule: TargetRule = Field(
         default="modC", description="Target of a targeted attack: (label + 1) mod 10, or mod C."
     )
 
 
+class ReferenceBudget(DomainBudget):
+    """The published evaluation, typo included: each field that is not given stays as published."""
+
+    step: FractionText = Field(default="2/225", description="PGD's step size; a misprint.")
+    random_start: bool = Field(default=False, description="PGD starts inside the ball at random.")
+    target_rule: TargetRule = Field(
+        default="mod10",
+        description="Target of a targeted attack: (label + 1) mod 10, an error with fewer than ten "
+        "classes, or mod C.",
+    )
+
+
 class Budgets(BaseModel):
-    """One budget a domain; `reference` repeats the published evaluation, typo included."""
+    """One budget a domain, each with defaults of its own."""
 
     model_config = STRICT
 
-    reference: DomainBudget = DomainBudget(step="2/225", random_start=False, target_rule="mod10")
+    reference: ReferenceBudget = ReferenceBudget()
     pixel: DomainBudget = DomainBudget()
 
 

@@ -17,19 +17,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from rome_core.recipes.attacks import parse_fraction
+from rome_core.recipes.attacks import FractionText
 from rome_core.recipes.augmentation import parse_strategy
 from rome_core.recipes.networks import parse as parse_network
 from rome_core.recipes.presets import Preset
 
 DSA = "color_crop_cutout_flip_scale_rotate"
-
-
-def _fraction(text: str) -> str:
-    """A size in the attack's space as an exact fraction, so that 8/255 stays 8/255."""
-    if parse_fraction(text) > 1:
-        raise ValueError('must lie between 0 and 1, such as "8/255"')
-    return text
 
 
 def _network(name: str) -> str:
@@ -41,7 +34,6 @@ def _strategy(name: str) -> str:
     return name
 
 
-FractionText = Annotated[str, Field(max_length=32), AfterValidator(_fraction)]
 NetworkName = Annotated[str, Field(max_length=64), AfterValidator(_network)]
 Strategy = Annotated[str, Field(max_length=128), AfterValidator(_strategy)]
 
@@ -238,7 +230,10 @@ class RomeHyperparameters(BaseModel):
                 "reproduce published numbers; use selection=holdout"
             )
         if self.selection != "none" and self.eval_interval > self.iterations:
-            raise ValueError("eval_interval is above iterations, so nothing would ever be selected")
+            raise ValueError(
+                "eval_interval is above iterations, so nothing would ever be selected: lower it, "
+                "or set selection=none"
+            )
         return self
 
 

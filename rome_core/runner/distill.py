@@ -19,7 +19,7 @@ from rome_core import passes
 from rome_core.card import save_card
 from rome_core.data import Dataset, load
 from rome_core.distillation import engine
-from rome_core.errors import CoreError
+from rome_core.errors import CoreError, fields_under
 from rome_core.files import write_json
 from rome_core.progress import Progress
 from rome_core.provenance import provenance
@@ -43,16 +43,17 @@ def distill(spec: Mapping[str, Any], context: Context) -> Outcome:
     recipe = catalogue.method(spec["method"])
     assert recipe is not None, "the spec is canonical"
     hyperparameters = recipe.hyperparameters.model_validate(spec["hyperparameters"])
-    plan = _plan(hyperparameters, dataset, context)
-    torch.set_num_threads(plan.threads)
-    method = implementation(spec["method"])(
-        dataset,
-        hyperparameters,
-        ipc=spec["ipc"],
-        seed=spec["seed"],
-        device=context.device,
-        plan=plan,
-    )
+    with fields_under("hyperparameters", recipe.hyperparameters.model_fields):
+        plan = _plan(hyperparameters, dataset, context)
+        torch.set_num_threads(plan.threads)
+        method = implementation(spec["method"])(
+            dataset,
+            hyperparameters,
+            ipc=spec["ipc"],
+            seed=spec["seed"],
+            device=context.device,
+            plan=plan,
+        )
     context.report(Progress("loading", 1, 1))
     distilled = engine.distil(
         method,
@@ -108,21 +109,13 @@ def _plan(hyperparameters: object, dataset: Dataset, context: Context) -> passes
 
     image_side = read("batch_real") * dataset.classes * read("train_net_num")
     pool_side = read("batch_train") * read("fetch_net_num") * read("model_train_steps")
-    try:
-        return passes.plan(
-            mode=_MODES[getattr(hyperparameters, "compile", "off")],
-            images=read("iterations") * (image_side + pool_side) * (read("pgd_steps") + 1),
-            threads=context.threads,
-            network=parse(getattr(hyperparameters, "network", "convnet")),
-            size=dataset.shape[1],
-        )
-    except RuntimeError as error:
-        raise CoreError(
-            "no_compiler",
-            f"Compiling was asked for and cannot be done: {error}.",
-            "Install a C++ compiler, or set compile=auto.",
-            "hyperparameters.compile",
-        ) from error
+    return passes.plan(
+        mode=_MODES[getattr(hyperparameters, "compile", "off")],
+        images=read("iterations") * (image_side + pool_side) * (read("pgd_steps") + 1),
+        threads=context.threads,
+        network=parse(getattr(hyperparameters, "network", "convnet")),
+        size=dataset.shape[1],
+    )
 
 
 def _save(

@@ -13,7 +13,7 @@ import torch
 
 from rome_core import passes
 from rome_core.data import load as load_dataset
-from rome_core.errors import CoreError
+from rome_core.errors import CoreError, fields_under
 from rome_core.evaluation.evaluation import Evaluated, Evaluation
 from rome_core.files import write_atomically, write_json
 from rome_core.progress import Progress
@@ -49,9 +49,12 @@ def evaluate(spec: Mapping[str, Any], context: Context) -> Outcome:
     torch.set_num_threads(plan.threads)
     evaluation = Evaluation(synthetic, dataset, asked, plan=plan, device=context.device)
     context.report(Progress("loading", 1, 1))
-    done = evaluation.run(
-        checkpoints=context.checkpoints(), report=context.report, should_stop=context.should_stop
-    )
+    with fields_under("students", type(asked.students).model_fields):
+        done = evaluation.run(
+            checkpoints=context.checkpoints(),
+            report=context.report,
+            should_stop=context.should_stop,
+        )
     budgets = {"reference": asked.budgets.reference, "pixel": asked.budgets.pixel}
     reports = [done.domain(domain, budgets[domain]) for domain in asked.domains]
     report = EvaluationReport(

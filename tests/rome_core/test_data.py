@@ -3,6 +3,7 @@
 import hashlib
 import io
 import pickle
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -221,6 +222,7 @@ GOOD = {"images": images(10, 4, 4), "labels": np.array([0, 1] * 5)}
         ({"class_names": np.array(["a"])}, "2 strings"),
         ({"test_images": images(2, 6, 6), "test_labels": np.array([0, 1])}, "shape of images"),
         ({"test_images": images(2, 4, 4)}, "'test_labels' is missing"),
+        ({"test_labels": np.array([0, 1])}, "'test_images' is missing"),
     ],
 )
 def test_npz_that_lacks_something_says_what(
@@ -245,6 +247,37 @@ def test_npz_with_pickled_objects_is_refused(
 def test_npz_that_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mine.npz").write_bytes(content)
     assert failure(lambda: data.load("npz:mine", tmp_path)).code == "dataset_damaged"
+
+
+def test_npz_with_any_bit_flipped_is_read_right_or_refused(tmp_path: Path) -> None:
+    """Zip, deflate and numpy's header each fail in ways of their own."""
+    path = tmp_path / "mine.npz"
+    x = np.repeat(images(20, 4, 4), 4, axis=1).repeat(4, axis=2)
+    np.savez_compressed(path, images=x, labels=np.array([0, 1] * 10))
+    whole = path.read_bytes()
+    good = data.load("npz:mine", tmp_path)
+    codes = set()
+    for number in range(0, 8 * len(whole), 5):
+        content = bytearray(whole)
+        content[number // 8] ^= 1 << number % 8
+        path.write_bytes(content)
+        try:
+            read = data.load("npz:mine", tmp_path)
+        except CoreError as error:
+            codes.add(error.code)
+        else:
+            assert torch.equal(read.train_images, good.train_images)
+            assert torch.equal(read.train_labels, good.train_labels)
+    assert codes == {"dataset_damaged", "dataset_invalid"}
+
+
+def test_npz_with_a_member_that_is_no_array(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "mine.npz", "w") as archive:
+        for name in ("images", "labels"):
+            archive.writestr(name, b"no array")
+    error = failure(lambda: data.load("npz:mine", tmp_path))
+    assert (error.code, error.field) == ("dataset_invalid", "dataset")
+    assert "'images' is no array" in error.detail
 
 
 def test_npz_that_is_missing(tmp_path: Path) -> None:

@@ -236,6 +236,20 @@ def test_only_what_was_asked_is_measured(context: Context, artifact: Path) -> No
     assert list(outcome.metrics) == ["clean", "pixel/pgd/untargeted", "pixel/worst"]
 
 
+def test_iterates_can_be_judged_under_an_attack_of_no_strength(context: Context) -> None:
+    hyperparameters = {
+        **ROME["hyperparameters"],
+        "pgd_epsilon": "0",
+        "pgd_step": "0",
+        "selection": "holdout",
+        "eval_interval": 6,
+        "num_eval": 1,
+        "eval_epochs": 1,
+    }
+    outcome = run({**ROME, "hyperparameters": hyperparameters}, context)
+    assert list(outcome.metrics["scores"]) == ["6"]
+
+
 def test_selection_on_held_out_images_scores_iterates(context: Context) -> None:
     hyperparameters = {
         **ROME["hyperparameters"],
@@ -273,10 +287,40 @@ def test_errors_name_field_and_remedy(context: Context, artifact: Path, tmp_path
     given = evaluating(context, artifact)
     budgets = {"reference": {"target_rule": "mod10"}}
     rule = failure(lambda: run({**EVALUATE, "budgets": budgets}, given))
-    assert rule.code == "target_out_of_range"
+    assert (rule.code, rule.field) == ("target_out_of_range", "budgets.reference.target_rule")
+    assert "modC" in rule.remedy
+    deep = {**EVALUATE["students"], "network": "convnet-d4"}
+    halved = failure(lambda: run({**EVALUATE, "students": deep}, given))
+    assert (halved.code, halved.field) == ("network_too_deep", "students.network")
     artifact.write_bytes(artifact.read_bytes()[:-50])
     damaged = failure(lambda: run(EVALUATE, given))
     assert (damaged.code, damaged.field) == ("artifact_damaged", "artifact")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("target_rule", "mod10", "target_out_of_range"),
+        ("network", "convnet-d4", "network_too_deep"),
+        ("compile", "on", "no_compiler"),
+        ("factor", 2, "size_not_divisible"),
+    ],
+)
+def test_hyperparameters_that_do_not_fit_are_named_in_full(
+    name: str,
+    value: object,
+    code: str,
+    context: Context,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rome_core.passes._compiler_failure", lambda *device: "no g++")
+    side = 9 if name == "factor" else 8
+    x = np.zeros((30, side, side, 3), dtype=np.uint8)
+    np.savez(root / "tiny.npz", images=x, labels=np.arange(30) % 3)
+    body = {**ROME, "hyperparameters": {**ROME["hyperparameters"], name: value}}
+    error = failure(lambda: run(body, context))
+    assert (error.code, error.field) == (code, f"hyperparameters.{name}")
 
 
 def test_a_set_of_other_classes_does_not_fit(context: Context, artifact: Path, root: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rome_core import recipes
 from rome_core.recipes import FieldProblem, SpecError, catalogue
+from rome_core.recipes.attacks import Budget
 
 
 def problems(body: dict[str, Any]) -> list[FieldProblem]:
@@ -203,6 +204,80 @@ def test_a_spec_error_reads_as_one_line() -> None:
 
 
 EVALUATE = {"kind": "evaluate", "artifact": "art_1"}
+
+FRACTIONS = ["0", "1", "8/255", "0.03", "08/255", "0/7"]
+NO_FRACTIONS = [
+    *("3e-2", "1e-10000000", " 8/255", "8/255 ", "8/255\n", "+8/255", "-8/255", "8_0/255", ".03"),
+    *("8/0", "9/8", "1.5", "8/255/1", "\u0663", "", "0." + "0" * 40),
+]
+
+
+def bodies(text: str) -> list[tuple[dict[str, Any], str]]:
+    """Every place of a spec that takes a fraction, and its name."""
+    distill: list[tuple[dict[str, Any], str]] = [
+        ({**ROME, "hyperparameters": {name: text}}, f"hyperparameters.{name}")
+        for name in ("pgd_epsilon", "pgd_step")
+    ]
+    return distill + [
+        ({**EVALUATE, "budgets": {domain: {name: text}}}, f"budgets.{domain}.{name}")
+        for domain in ("reference", "pixel")
+        for name in ("epsilon", "step")
+    ]
+
+
+@pytest.mark.parametrize("text", FRACTIONS)
+def test_a_fraction_that_is_accepted_can_be_computed_with(text: str) -> None:
+    for body, _ in bodies(text):
+        recipes.canonical(body, seed=1)
+    assert 0 <= Budget.of(text, text).epsilon <= 1
+
+
+@pytest.mark.parametrize("text", NO_FRACTIONS)
+def test_other_texts_are_refused_wherever_a_fraction_stands(text: str) -> None:
+    for body, field in bodies(text):
+        assert problem(body).field == field
+
+
+@given(st.text(alphabet="0123456789./eE+-_ ", max_size=8))
+def test_what_validation_accepts_every_parser_accepts(text: str) -> None:
+    accepted = []
+    for body, _ in bodies(text):
+        try:
+            recipes.canonical(body, seed=1)
+        except SpecError:
+            accepted.append(False)
+        else:
+            accepted.append(True)
+    assert len(set(accepted)) == 1
+    if accepted[0]:
+        Budget.of(text, text)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epsilon", "4/255"),
+        ("step", "1/255"),
+        ("steps", 20),
+        ("random_start", True),
+        ("target_rule", "modC"),
+    ],
+)
+def test_one_field_of_a_budget_leaves_the_rest_of_its_domain(field: str, value: object) -> None:
+    published = {
+        "epsilon": "8/255",
+        "step": "2/225",
+        "steps": 10,
+        "random_start": False,
+        "target_rule": "mod10",
+    }
+    sound = {**published, "step": "2/255", "random_start": True, "target_rule": "modC"}
+    budgets = recipes.canonical(EVALUATE, seed=1)["budgets"]
+    assert budgets == {"reference": published, "pixel": sound}
+    spec = recipes.canonical({**EVALUATE, "budgets": {"reference": {field: value}}}, seed=1)
+    assert spec["budgets"] == {"reference": {**published, field: value}, "pixel": sound}
+    spec = recipes.canonical({**EVALUATE, "budgets": {"pixel": {field: value}}}, seed=1)
+    assert spec["budgets"] == {"reference": published, "pixel": {**sound, field: value}}
 
 
 def test_evaluation_defaults_are_the_published_recipe() -> None:
