@@ -4,7 +4,7 @@ Workers and API may sit on machines whose clocks differ, so every time that is s
 comes from here. Integer microseconds since the epoch, UTC. Owns the dialects' ways to ask.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, select
@@ -12,6 +12,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 SECOND = 1_000_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class DatabaseNow(FunctionElement[int]):
@@ -44,12 +45,14 @@ def now(conn: Connection) -> int:
 
 def micros(moment: datetime) -> int:
     """An aware datetime as microseconds, exact."""
-    delta = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
-    return (delta.days * 86_400 + delta.seconds) * SECOND + delta.microseconds
+    return (moment - EPOCH) // timedelta(microseconds=1)
 
 
 def rfc3339(time: int) -> str:
-    """`2026-11-23T14:17:52.123456Z`."""
-    seconds, fraction = divmod(time, SECOND)
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{fraction:06d}Z"
+    """`2026-11-23T14:17:52.123456Z`; what lies beyond the years 1 to 9999 is shown as their end."""
+    shown = min(max(time, FIRST), LAST)
+    moment = EPOCH + timedelta(microseconds=shown)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+FIRST, LAST = (micros(end.replace(tzinfo=UTC)) for end in (datetime.min, datetime.max))

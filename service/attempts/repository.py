@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, tuple_
 
+from service import pages
 from service.attempts.tables import attempt, metric
 from service.jobs.tables import job
+from service.pages import Page
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +51,31 @@ def of_job(conn: Connection, project_id: str, job_id: str) -> list[Attempt]:
 
 
 def metrics(
-    conn: Connection, project_id: str, job_id: str, name: str | None, limit: int
-) -> list[Point]:
-    """In the order of name, attempt and step; the first `limit`."""
+    conn: Connection,
+    project_id: str,
+    job_id: str,
+    name: str | None,
+    cursor: str | None,
+    limit: int,
+) -> Page[Point]:
+    """In the order of name, attempt and step. Raises InvalidCursor."""
+    filters = {"job": job_id, "name": name}
+    order = (metric.c.name, metric.c.attempt, metric.c.step)
     query = (
         select(metric)
         .join(job, job.c.id == metric.c.job_id)
         .where(metric.c.job_id == job_id, job.c.project_id == project_id)
-        .order_by(metric.c.name, metric.c.attempt, metric.c.step)
-        .limit(limit)
+        .order_by(*order)
+        .limit(limit + 1)
     )
     if name is not None:
         query = query.where(metric.c.name == name)
-    return [
+    if cursor is not None:
+        position = pages.decode(cursor, "metrics", filters, (str, int, int))
+        query = query.where(tuple_(*order) > position)
+    found = [
         Point(row.attempt, row.name, row.step, row.value, row.at) for row in conn.execute(query)
     ]
+    return pages.cut(
+        found, limit, "metrics", filters, lambda last: (last.name, last.attempt, last.step)
+    )

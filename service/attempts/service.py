@@ -2,8 +2,11 @@
 
 from sqlalchemy import Connection
 
+from service import pages
 from service.attempts import repository
 from service.attempts.repository import Attempt, Point
+from service.errors import ValidationFailed
+from service.pages import Page
 from service.principals import Principal
 
 MAX_POINTS = 10_000
@@ -20,7 +23,14 @@ def metrics(
     job_id: str,
     *,
     name: str | None = None,
+    cursor: str | None = None,
     limit: int = MAX_POINTS,
-) -> list[Point]:
-    """The metric points of a job by name, attempt and step; of one name only, when given."""
-    return repository.metrics(conn, principal.project_id, job_id, name, limit)
+) -> Page[Point]:
+    """The metric points of a job by name, attempt and step; of one name only, when given.
+
+    Raises ValidationFailed for the limit, InvalidCursor.
+    """
+    problems = pages.limit_problems(limit, MAX_POINTS)
+    if problems:
+        raise ValidationFailed(problems)
+    return repository.metrics(conn, principal.project_id, job_id, name, cursor, limit)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, tuple_
+from sqlalchemy import Connection, Row, and_, case, select, tuple_
 
 from service import pages
+from service.clock import now_expression
 from service.jobs.states import TERMINAL, Status
 from service.jobs.tables import idempotency_key, job
 from service.pages import Page
@@ -61,7 +62,14 @@ class Job:
         return self.status in TERMINAL
 
 
-COLUMNS = [job.c[name] for name in Job.__dataclass_fields__]
+# Not stored, because nobody would be there to change it when the time has come.
+WAIT_REASON = case(
+    (and_(job.c.wait_reason == "worker", job.c.run_at > now_expression()), "scheduled"),
+    else_=job.c.wait_reason,
+).label("wait_reason")
+COLUMNS = [
+    WAIT_REASON if name == "wait_reason" else job.c[name] for name in Job.__dataclass_fields__
+]
 
 
 def from_row(row: Row[Any]) -> Job:
@@ -97,10 +105,7 @@ def find(
         .limit(limit + 1)
     )
     if cursor is not None:
-        position = pages.decode(cursor, "jobs", filters)
+        position = pages.decode(cursor, "jobs", filters, (int, str))
         query = query.where(tuple_(job.c.created_at, job.c.id) < position)
     found = [from_row(row) for row in conn.execute(query)]
-    more = len(found) > limit
-    found = found[:limit]
-    last = pages.encode("jobs", filters, (found[-1].created_at, found[-1].id)) if more else None
-    return Page(found, last)
+    return pages.cut(found, limit, "jobs", filters, lambda last: (last.created_at, last.id))

@@ -4,6 +4,7 @@ Runs inside the caller's transaction and never commits. A running job is changed
 worker, through the flags that `renew` brings back.
 """
 
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ from service.settings import Settings
 
 SEEDS = 2**31  # drawn seeds are short enough to read aloud; given ones may be larger
 MAX_KEY = 255
+TRACEPARENT = re.compile(  # https://www.w3.org/TR/trace-context/#traceparent-header
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ def submit(
 ) -> Submission:
     """Queue one job. The row is the outbox: nothing else has to happen for it to run.
 
+    A `traceparent` that is none is ignored, as its specification asks.
     Raises ValidationFailed, MalformedRequest and IdempotencyConflict.
     """
     job_id = ids.new("job")
@@ -71,7 +76,6 @@ def submit(
             [FieldProblem("queue_deadline", "lies in the past", "Give a time that is to come.")]
         )
     queue.wake(conn, principal.project_id, request.resource_class)
-    run_at = directions.run_at_micros(now)
     conn.execute(
         insert(job).values(
             id=job_id,
@@ -84,14 +88,14 @@ def submit(
             resource_class=request.resource_class,
             priority=directions.priority,
             status=Status.QUEUED,
-            wait_reason="scheduled" if run_at > now else "worker",
+            wait_reason="worker",
             spec=spec,
             spec_hash=request.spec_hash,
             labels=directions.labels,
-            run_at=run_at,
+            run_at=directions.run_at_micros(now),
             queue_deadline=deadline,
             run_seconds=directions.run_seconds,
-            traceparent=traceparent,
+            traceparent=traceparent if TRACEPARENT.fullmatch(traceparent or "") else None,
             last_seq=1,
             max_attempts=directions.max_attempts or settings.max_attempts,
             created_at=now,
@@ -129,9 +133,7 @@ def find(
     if filters.get("status", Status.QUEUED) not in list(Status):
         remedy = f"One of: {', '.join(Status)}."
         problems.append(FieldProblem("status", "there is no such status", remedy))
-    if not 1 <= limit <= pages.MAX_LIMIT:
-        remedy = f"Give a number from 1 to {pages.MAX_LIMIT}."
-        problems.append(FieldProblem("limit", "is out of range", remedy))
+    problems += pages.limit_problems(limit)
     if problems:
         raise ValidationFailed(problems)
     return repository.find(conn, principal.project_id, filters, cursor, limit)

@@ -7,6 +7,7 @@ Owns the service's fields (name, labels, priority, times, bounds); the recipe's 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,7 +21,13 @@ from service.errors import MalformedRequest, ValidationFailed
 
 DAY = 86_400
 LabelKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
-LabelValue = Annotated[str, Field(max_length=256)]
+PRINTABLE = r"^[^\x00-\x1f\x7f]*$"  # a database may refuse U+0000, a terminal obeys the others
+LabelValue = Annotated[str, Field(max_length=256, pattern=PRINTABLE)]
+# With bounds, every time that follows from one can be computed, stored and shown.
+Moment = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC)),
+]
 
 
 class Directions(BaseModel):
@@ -28,11 +35,11 @@ class Directions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str | None = Field(default=None, min_length=1, max_length=200)
+    name: str | None = Field(default=None, min_length=1, max_length=200, pattern=PRINTABLE)
     labels: dict[LabelKey, LabelValue] = Field(default={}, max_length=32)
     priority: int = Field(default=0, ge=-100, le=100, strict=True, description="Higher goes first.")
-    run_at: AwareDatetime | None = Field(default=None, description="Not before this time.")
-    queue_deadline: AwareDatetime | None = Field(
+    run_at: Moment | None = Field(default=None, description="Not before this time.")
+    queue_deadline: Moment | None = Field(
         default=None, description="Expires if it was not started by then."
     )
     max_wait_seconds: int | None = Field(

@@ -9,6 +9,7 @@ from service.attempts.leases import Orders
 from service.attempts.repository import Attempt
 from service.clock import SECOND
 from service.database import read, write
+from service.errors import InvalidCursor, ValidationFailed
 from service.jobs import Status
 from service.principals import LOCAL
 from tests.conformance.moves import STEP, World
@@ -191,11 +192,34 @@ def test_progress_is_always_on_the_attempt_and_seldom_an_event(world: World) -> 
     world.progress(lease, step=6)
     assert world.types(job_id).count("job.progress") == 2
     with read(world.engine) as conn:
-        points = attempts.metrics(conn, LOCAL, job_id)
+        points = attempts.metrics(conn, LOCAL, job_id).items
         assert [point.step for point in points] == [1, 2, 3, 4, 5, 6]
         assert {point.name for point in points} == {"distilling/loss"}
-        assert len(attempts.metrics(conn, LOCAL, job_id, limit=2)) == 2
-        assert attempts.metrics(conn, LOCAL, job_id, name="other") == []
+        assert attempts.metrics(conn, LOCAL, job_id, name="other").items == []
+
+
+def test_metrics_are_read_page_by_page_and_none_is_left_out(world: World) -> None:
+    job_id = world.submit()
+    for _ in range(2):
+        lease = world.lease()
+        for step in range(1, 6):
+            world.progress(lease, step=step, scalars={"loss": 0.5, "müh": 2.0})
+        world.release(lease, "drained", charged=False)
+    with read(world.engine) as conn:
+        whole = attempts.metrics(conn, LOCAL, job_id).items
+        seen, cursor = [], None
+        while cursor is not None or not seen:
+            page = attempts.metrics(conn, LOCAL, job_id, cursor=cursor, limit=3)
+            assert len(page.items) <= 3
+            seen += page.items
+            cursor = page.next_cursor
+        assert seen == whole
+        assert len(seen) == len(set(seen)) == 20
+        first = attempts.metrics(conn, LOCAL, job_id, limit=1).next_cursor
+        with pytest.raises(InvalidCursor):
+            attempts.metrics(conn, LOCAL, job_id, name="distilling/loss", cursor=first)
+        with pytest.raises(ValidationFailed):
+            attempts.metrics(conn, LOCAL, job_id, limit=10_001)
 
 
 def test_a_loss_that_is_not_a_number_is_told_as_null(world: World) -> None:
@@ -206,7 +230,7 @@ def test_a_loss_that_is_not_a_number_is_told_as_null(world: World) -> None:
     assert event.data["scalars"] == {"loss": None, "speed": 2.0}
     assert event.data["eta_seconds"] is None
     with read(world.engine) as conn:
-        assert [p.name for p in attempts.metrics(conn, LOCAL, job_id)] == ["distilling/speed"]
+        assert [p.name for p in attempts.metrics(conn, LOCAL, job_id).items] == ["distilling/speed"]
 
 
 def test_the_version_moves_on_what_a_user_sees_and_not_on_heartbeats(world: World) -> None:

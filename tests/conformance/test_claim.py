@@ -84,6 +84,17 @@ def test_a_job_waits_for_its_time(world: World) -> None:
     assert world.lease().job_id == job_id
 
 
+def test_why_a_job_waits_follows_the_clock(world: World) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    job_id = world.submit(run_at=later.isoformat())
+    seen = [world.job(job_id).wait_reason, world.pause(job_id).wait_reason]
+    seen.append(world.resume(job_id).wait_reason)
+    with write(world.engine) as conn:
+        conn.execute(update(job).values(run_at=1))
+    seen.append(world.job(job_id).wait_reason)
+    assert seen == ["scheduled", "paused", "scheduled", "worker"]
+
+
 def test_a_claim_by_name_takes_that_job_or_none(world: World) -> None:
     head, other = world.submit(), world.submit()
     assert world.lease(other).job_id == other

@@ -1,12 +1,14 @@
 """What a submission stores, what it refuses, and what a key makes of two of them."""
 
+import base64
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from service import jobs
+from service import jobs, pages
 from service.database import read, write
 from service.errors import (
     IdempotencyConflict,
@@ -74,6 +76,12 @@ def test_every_problem_of_both_halves_is_told_at_once(world: World) -> None:
     [
         ({"run_at": "yesterday"}, "run_at"),
         ({"run_at": "2026-01-01T00:00:00"}, "run_at"),  # no time zone
+        ({"run_at": "9999-12-31T23:59:59+00:00", "max_wait_seconds": 2_592_000}, "run_at"),
+        ({"run_at": "0001-01-01T00:00:00+23:00"}, "run_at"),
+        ({"run_at": "1e300"}, "run_at"),
+        ({"queue_deadline": "9999-12-31T23:59:59-23:00"}, "queue_deadline"),
+        ({"name": "a\x00b"}, "name"),
+        ({"labels": {"a": "b\x00"}}, "labels.a"),
         ({"queue_deadline": "2020-01-01T00:00:00Z"}, "queue_deadline"),
         ({"max_wait_seconds": 0}, "max_wait_seconds"),
         ({"run_seconds": 1.5}, "run_seconds"),
@@ -85,6 +93,26 @@ def test_every_problem_of_both_halves_is_told_at_once(world: World) -> None:
 )
 def test_a_wrong_service_field_is_named(world: World, fields: dict[str, Any], field: str) -> None:
     assert field in refused(world, **fields)
+
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (f"00-{TRACE}-{SPAN}-01", True),
+        (f"ff-{TRACE}-{SPAN}-01", False),
+        (f"00-{'0' * 32}-{SPAN}-01", False),
+        (f"00-{TRACE}-{'0' * 16}-01", False),
+        (f"00-{TRACE}-{SPAN}-01" * 1000, False),
+        ("x\x00", False),
+    ],
+)
+def test_only_a_traceparent_is_kept(world: World, sent: str, kept: bool) -> None:
+    with write(world.engine) as conn:
+        made = jobs.submit(conn, LOCAL, BODY, settings=world.settings, traceparent=sent)
+    assert made.job.traceparent == (sent if kept else None)
 
 
 def test_one_deadline_is_enough(world: World) -> None:
@@ -200,7 +228,13 @@ def test_a_cursor_continues_only_the_listing_it_was_made_for(world: World) -> No
         cursor = jobs.find(conn, LOCAL, filters={"kind": "distill"}, limit=1).next_cursor
     assert cursor is not None
     assert len(listed(world, filters={"kind": "distill"}, cursor=cursor, limit=5)) == 2
-    for wrong in (cursor[:-3], "x", "äöü", "bnVsbA", "W10", ""):
+    binding = pages._binding("jobs", {"kind": "distill"})
+    forged = [
+        base64.urlsafe_b64encode(json.dumps([binding, *position]).encode()).decode().rstrip("=")
+        for position in ((2**63, "job_x"), (-1, "job_x"), (True, "job_x"), (1, "\ud800"), (1, 2))
+    ]
+    nested = base64.urlsafe_b64encode(b"[" * 30_000).decode()
+    for wrong in (cursor[:-3], "x", "äöü", "bnVsbA", "W10", "", nested, *forged):
         with pytest.raises(InvalidCursor):
             listed(world, filters={"kind": "distill"}, cursor=wrong)
     with pytest.raises(InvalidCursor, match="another filter"):
