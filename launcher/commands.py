@@ -13,12 +13,12 @@ from typing import Annotated
 import typer
 
 StateDir = Annotated[
-    Path | None, typer.Option("--state-dir", help="Database, blobs, scratch.  [.rome]")
+    Path | None, typer.Option("--state-dir", help="Database, blobs, scratch.  (.rome)")
 ]
 DataRoot = Annotated[
-    Path | None, typer.Option("--data-root", help="Where datasets lie.  [STATE_DIR/data]")
+    Path | None, typer.Option("--data-root", help="Where datasets lie.  (STATE_DIR/data)")
 ]
-Slots = Annotated[int | None, typer.Option("--slots", min=1, help="Jobs at once.  [1]")]
+Slots = Annotated[int | None, typer.Option("--slots", min=1, help="Jobs at once.  (1)")]
 
 
 def register(app: typer.Typer) -> None:
@@ -33,8 +33,8 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.  [127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.  [8321]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.  (127.0.0.1)")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.  (8321)")] = None,
     state_dir: StateDir = None,
     data_root: DataRoot = None,
     slots: Slots = None,

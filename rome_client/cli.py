@@ -27,11 +27,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # a plain page: brackets stay, and a flag is not called a <bool>
 )
 
 Url = Annotated[
     str | None,
-    typer.Option("--url", help="Address of the service.  [env ROME_URL; http://127.0.0.1:8321]"),
+    typer.Option("--url", help="Address of the service.  (ROME_URL, or http://127.0.0.1:8321)"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of a job, job_….")]
@@ -45,7 +46,7 @@ Overrides = Annotated[
     ),
 ]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Folder for the files.  [./JOB]")
+    Path | None, typer.Option("--output", "-o", help="Folder for the files.  (./JOB)")
 ]
 
 DETACHED = 130  # what a shell reports for a command ended by Ctrl-C

@@ -153,18 +153,24 @@ class Client:
                 with self.http.sse(path, headers=headers, timeout=timeout) as source:
                     _raise_for_problem(source.response)
                     silent_since, pause = None, 0.2
+                    news = False
                     for message in source:
                         if not message.data:
                             continue
                         event = Event.from_document(cast("Mapping[str, Any]", message.json()))
                         if event.seq <= after:
                             continue
-                        after = event.seq
+                        after, news = event.seq, True
                         yield event
                         if event.terminal:
                             return
+                # A finished job whose last event was seen already has nothing more to say.
+                if not news and self.get(job_id)["status"] in TERMINAL:
+                    return
                 reason = "the stream ended"
                 cause: Exception | None = None
+            except ServiceUnreachable as error:
+                reason, cause = error.reason, error
             except httpx2.TransportError as error:
                 reason, cause = _reason(error), error
             now = time.monotonic()

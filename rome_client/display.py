@@ -41,6 +41,8 @@ def error(console: Console, problem: RomeError) -> None:
     console.print(f"[red]error:[/] {escape(str(problem))}", soft_wrap=True)
     if problem.remedy:
         console.print(f"  [dim]→[/] {escape(problem.remedy)}", soft_wrap=True)
+    if isinstance(problem, Problem) and problem.status >= 500 and problem.request_id:
+        console.print(f"  [dim]request {escape(problem.request_id)}[/]", soft_wrap=True)
 
 
 def status(word: str) -> str:
@@ -78,7 +80,7 @@ def jobs(rows: Iterable[Mapping[str, Any]]) -> Table:
             escape(str(job.get("method") or job["kind"])),
             escape(str(job.get("dataset") or "")),
             str(job["created_at"])[:19].replace("T", " "),
-            escape(_progress_line(job.get("progress") or {})),
+            escape(_standing(job)),
         )
     return table
 
@@ -94,7 +96,7 @@ def job(console: Console, document: Mapping[str, Any]) -> None:
         "started": document.get("started_at"),
         "finished": document.get("finished_at"),
         "waits for": document.get("wait_reason"),
-        "progress": _progress_line(document.get("progress") or {}),
+        "progress": _standing(document),
         "spec hash": document.get("spec_hash"),
     }
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -199,6 +201,11 @@ class Follower:
         if milestone != self.told:
             self.told = milestone
             self.console.print(escape(_progress_line(data)), soft_wrap=True)
+
+
+def _standing(document: Mapping[str, Any]) -> str:
+    """How far a job is; a finished one is not on its way any more."""
+    return "" if document.get("finished_at") else _progress_line(document.get("progress") or {})
 
 
 def _progress_line(data: Mapping[str, Any]) -> str:

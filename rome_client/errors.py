@@ -60,6 +60,7 @@ class ServiceUnreachable(RomeError):
 
     def __init__(self, url: str, reason: str) -> None:
         self.url = url
+        self.reason = reason
         super().__init__(
             f"no service answers at {url} ({reason})",
             "start one with `rome serve`, or point --url or ROME_URL at a running one",

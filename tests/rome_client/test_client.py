@@ -160,6 +160,18 @@ def test_a_broken_stream_goes_on_after_the_last_event(script: Script, client: Cl
     assert sent == ["0", "2", "2"]
 
 
+def test_a_finished_job_seen_to_its_end_has_no_more_events(script: Script, client: Client) -> None:
+    script.answers = [events(), document({"id": "job_a", "status": "succeeded"})]
+    assert list(client.events("job_a", after=4, patience=60.0)) == []
+    assert len(script.requests) == 2
+
+
+def test_an_empty_stream_of_a_running_job_is_taken_up_again(script: Script, client: Client) -> None:
+    running = document({"id": "job_a", "status": "running"})
+    script.answers = [events(), running, events(5, end=True)]
+    assert [event.seq for event in client.events("job_a", after=4)] == [5]
+
+
 def test_a_stream_gives_up_when_the_service_stays_away(script: Script, client: Client) -> None:
     script.answers = [hang_up]
     with pytest.raises(ServiceUnreachable):
@@ -234,6 +246,39 @@ def test_the_command_shows_field_and_remedy(
     status, out, said = _command(capsys, "run", str(spec), "--url", script.url)
     assert (status, out) == (2, "")
     assert said.splitlines() == ["error: ipc: too small", "  → Give at least 1."]
+
+
+def test_a_bug_of_the_service_names_its_request(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bug = {"code": "internal_error", "detail": "The service has a bug", "instance": "req_1"}
+    script.answers = [document({**bug, "remedy": "Report it with the request id."}, 500)]
+    status, _, said = _command(capsys, "get", "job_a", "--url", script.url)
+    assert status == 4
+    assert said.splitlines()[-2:] == ["  → Report it with the request id.", "  request req_1"]
+
+
+def test_a_finished_job_is_not_on_its_way(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = {"phase": "saving", "step": 5, "total": 5}
+    job = {"id": "job_a", "status": "running", "kind": "distill", "created_at": "x"}
+    for finished_at, shown in ((None, True), ("y", False)):
+        script.answers = [
+            document({**job, "progress": progress, "finished_at": finished_at}),
+            document({"items": []}),
+        ]
+        _, out, _ = _command(capsys, "get", "job_a", "--url", script.url)
+        assert ("saving 5/5" in out) is shown
+
+
+@pytest.mark.parametrize("command", [["run"], ["db", "upgrade"], ["serve"]])
+def test_help_says_where_a_default_comes_from(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = _command(capsys, *command, "--help")
+    assert "<bool>" not in out
+    assert {"run": "ROME_URL", "db": "(.rome)", "serve": "(127.0.0.1)"}[command[0]] in out
 
 
 def test_the_command_says_how_to_start_a_service(capsys: pytest.CaptureFixture[str]) -> None:
