@@ -55,4 +55,5 @@ def rfc3339(time: int) -> str:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-FIRST, LAST = (micros(end.replace(tzinfo=UTC)) for end in (datetime.min, datetime.max))
+FIRST = micros(datetime.min.replace(tzinfo=UTC))
+LAST = micros(datetime.max.replace(tzinfo=UTC))

@@ -7,9 +7,8 @@ follows.
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from sqlalchemy import Engine
 from service.attempts import protocol
 from service.attempts.leases import Lease, Published
 from service.blobs.store import CHUNK, BlobStore, Stored
-from service.errors import Fenced, PublishRefused
+from service.errors import PublishRefused
 from worker.messages import Message
 from worker.process import Child
 
@@ -57,10 +56,10 @@ def collect(announced: Sequence[Message], folder: Path) -> list[Output]:
     return outputs
 
 
-def prove(child: Child, outputs: Sequence[Output], fenced: threading.Event) -> None:
+def prove(child: Child, outputs: Sequence[Output], go_on: Callable[[], None]) -> None:
     """Have a child that had no part in writing them load the files.
 
-    Raises PublishRefused, Fenced and ChildDied.
+    Raises PublishRefused, ChildDied and what `go_on` raises to stop it.
     """
     files = [
         {"name": output.name, "path": str(output.path), "media_type": output.media_type}
@@ -70,8 +69,7 @@ def prove(child: Child, outputs: Sequence[Output], fenced: threading.Event) -> N
     give_up_at = time.monotonic() + PROOF_SECONDS
     while time.monotonic() < give_up_at:
         message = child.receive(TICK_SECONDS)
-        if fenced.is_set():
-            raise Fenced
+        go_on()
         if message is not None and message["type"] == "proved":
             return
         if message is not None and message["type"] == "failed":
@@ -80,11 +78,15 @@ def prove(child: Child, outputs: Sequence[Output], fenced: threading.Event) -> N
 
 
 def store(
-    engine: Engine, blobs: BlobStore, lease: Lease, outputs: Sequence[Output]
+    engine: Engine,
+    blobs: BlobStore,
+    lease: Lease,
+    outputs: Sequence[Output],
+    go_on: Callable[[], None],
 ) -> list[Published]:
     """Put the files into the blob store, each pinned before.
 
-    Raises PublishRefused, Fenced and StorageFull.
+    Raises PublishRefused, Fenced, StorageFull and what `go_on` raises to stop it.
     """
     published = []
     for output in outputs:
@@ -102,6 +104,7 @@ def store(
                 metadata=output.metadata,
             )
         )
+        go_on()
     return published
 
 

@@ -1,13 +1,13 @@
 """The scratch folders: one per job, in it one per attempt, named by the attempt's epoch.
 
-Owns who may delete what: a fenced attempt only its own folder, the attempt that ended the job all
-of the job's, the sweep those of jobs that have ended. Must not look inside an attempt's folder:
+Owns who may delete what: an attempt with checkpoints of its own the folders before it, the attempt
+that ended the job all of the job's, the sweep those of jobs that have ended. A fenced attempt
+deletes nothing: its folder may hold the job's newest checkpoint. Must not look inside an attempt's folder:
 that is the core's.
 """
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -31,11 +31,10 @@ def earlier(folder: Path) -> tuple[Path, ...]:
     )
 
 
-def remove_attempt(folder: Path) -> None:
-    """Remove one attempt's folder, and the job's when nothing else is in it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        folder.parent.rmdir()
+def remove_earlier(folder: Path) -> None:
+    """Remove the folders of the attempts before this one."""
+    for other in earlier(folder):
+        shutil.rmtree(other, ignore_errors=True)
 
 
 def remove_job(scratch: Path, job_id: str) -> None:

@@ -95,6 +95,10 @@ def run_one(worker: Worker, job_id: str | None = None) -> str | None:
     return None if claim is None else Attempt(worker, claim).run()
 
 
+class Drained(Exception):
+    """The worker is going away while an attempt publishes."""
+
+
 class Heartbeat:
     """Renews a lease from a thread of its own, so that neither training nor hashing can lose it.
 
@@ -171,6 +175,8 @@ class Attempt:
         self._log: list[str] = []
         self._stop_reason: str | None = None
         self._kill_at = float("inf")
+        self._checkpoint: int | None = None
+        self._checkpoints = 0
 
     def run(self) -> str:
         log.info("%s: attempt %d begins", self._lease.job_id, self._lease.epoch)
@@ -181,10 +187,7 @@ class Attempt:
                 status = FENCED
             finally:
                 self._dismiss()
-        if status == FENCED:
-            # Whoever holds the job now reads earlier folders with care and needs none of them.
-            scratch.remove_attempt(self._folder)
-        elif status in TERMINAL:
+        if status in TERMINAL:
             scratch.remove_job(self._settings.scratch_dir, self._lease.job_id)
         log.info("%s: attempt %d ends: %s", self._lease.job_id, self._lease.epoch, status)
         return status
@@ -199,6 +202,8 @@ class Attempt:
             raise
         except CancelWon:
             ending = CANCELLED
+        except Drained:
+            ending = STOPPED["drain"]
         except ChildDied as death:
             ending = self._death(death)
         except (PublishRefused, BlobDamaged, BlobMissing) as refusal:
@@ -240,6 +245,7 @@ class Attempt:
                 child.send(self._order())
             case "progress":
                 self._relay(message)
+                self._count_checkpoint(message["checkpoint_step"])
             case "done":
                 return message
             case "stopped":
@@ -284,6 +290,19 @@ class Attempt:
             # The next one will do; the lease has a thread of its own.
             log.warning("%s: a progress report was dropped: %s", self._lease.job_id, error)
 
+    def _count_checkpoint(self, step: int | None) -> None:
+        """Let earlier attempts' folders go once nobody can need them to go on from.
+
+        The first step told may be that of the checkpoint it resumed from, so the third is the
+        second of its own; as many as the core keeps for the case that the newest is damaged.
+        """
+        if step is None or step == self._checkpoint:
+            return
+        self._checkpoint = step
+        self._checkpoints += 1
+        if self._checkpoints == 3:
+            scratch.remove_earlier(self._folder)
+
     def _pass_on_stop(self, child: Child) -> None:
         orders = self._heartbeat.orders
         if orders is not None and orders.cancel:
@@ -308,9 +327,11 @@ class Attempt:
         self._dismiss()
         outputs = publishing.collect(done["outputs"], self._folder)
         self._child = self._worker.spares.take()
-        publishing.prove(self._child, outputs, self._heartbeat.fenced)
+        publishing.prove(self._child, outputs, self._go_on)
         self._dismiss()
-        published = publishing.store(self._engine, self._worker.blobs, self._lease, outputs)
+        published = publishing.store(
+            self._engine, self._worker.blobs, self._lease, outputs, self._go_on
+        )
         protocol.publish(
             self._engine,
             self._lease,
@@ -318,6 +339,16 @@ class Attempt:
             result=done["metrics"],
             provenance=done["provenance"],
         )
+
+    def _go_on(self) -> None:
+        """Between the steps of publishing. Raises Fenced, CancelWon and Drained."""
+        orders = self._heartbeat.orders
+        if self._heartbeat.fenced.is_set():
+            raise Fenced
+        if orders is not None and orders.cancel:
+            raise CancelWon
+        if self._worker.drain.is_set():
+            raise Drained
 
     def _release(self, ending: Ending) -> str:
         self._dismiss()

@@ -11,15 +11,12 @@ def test_earlier_attempts_newest_first(tmp_path: Path) -> None:
     assert [int(other.name) for other in scratch.earlier(folder)] == [3, 1]
 
 
-def test_an_attempt_removes_its_folder_and_an_empty_parent(tmp_path: Path) -> None:
-    first, second = (scratch.attempt_folder(tmp_path, "job_a", epoch) for epoch in (1, 3))
-    scratch.make(first)
-    scratch.make(second)
-    scratch.remove_attempt(second)
-    assert first.is_dir()
-    scratch.remove_attempt(first)
-    assert not first.parent.exists()
-    scratch.remove_attempt(first)
+def test_only_earlier_attempts_are_removed(tmp_path: Path) -> None:
+    folders = [scratch.attempt_folder(tmp_path, "job_a", epoch) for epoch in (1, 9, 11)]
+    for folder in folders:
+        scratch.make(folder)
+    scratch.remove_earlier(folders[1])
+    assert [folder.is_dir() for folder in folders] == [False, True, True]
 
 
 def test_sweep_removes_what_is_named_and_no_more(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.chaos.house import House, check_history
 from worker import publishing, scratch, supervisor
 from worker.messages import Message
 from worker.process import Child, Spares, child_command
+from worker.reaper import Reaper
 from worker.supervisor import FENCED, Worker, here, run_one
 
 
@@ -223,14 +224,13 @@ def test_the_deadline_of_a_job_ends_it(house: House, worker: Worker) -> None:
     assert found.error["code"] == "run_expired"
 
 
-def test_a_fenced_attempt_writes_nothing_and_removes_only_its_own_folder(
+def test_a_fenced_attempt_writes_nothing_and_keeps_its_checkpoints(
     house: House, worker: Worker
 ) -> None:
     job_id = house.submit(steps=10_000_000)
     folder = house.settings.scratch_dir / job_id
     with attempt_running(worker) as said:
         house.until("a step", lambda: house.step(job_id))
-        (folder / "0").mkdir()
         lease = Lease(job_id, house.attempts(job_id)[-1].number)
         protocol.release(
             house.engine,
@@ -244,7 +244,10 @@ def test_a_fenced_attempt_writes_nothing_and_removes_only_its_own_folder(
         after = house.rows()
     assert said == [FENCED]
     assert house.rows() == after
-    assert [each.name for each in folder.iterdir()] == ["0"]
+    assert list((folder / str(lease.epoch) / "checkpoints").glob("*.json"))
+    house.cancel(job_id)
+    Reaper(house.engine, house.settings, house.blobs).tick()
+    assert not folder.exists()
 
 
 def test_outputs_that_do_not_load_are_refused(house: House, worker: Worker) -> None:
@@ -270,6 +273,59 @@ def test_a_cancel_during_the_publishing_wins(
     monkeypatch.setattr(publishing, "prove", prove_and_cancel)
     assert run_one(worker) == "cancelled"
     assert house.digests(job_id) == {}
+
+
+@pytest.mark.parametrize("when", ["proving", "storing"])
+def test_a_drain_during_the_publishing_costs_nothing(
+    house: House, worker: Worker, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    job_id = house.submit()
+    receive, pin = Child.receive, protocol.pin
+
+    def drain_and_receive(child: Child, timeout: float) -> Message | None:
+        message = receive(child, timeout)
+        if house.job(job_id).status == "publishing":
+            worker.drain.set()
+        return message
+
+    def pin_and_drain(*arguments: Any) -> None:
+        pin(*arguments)
+        worker.drain.set()
+
+    with monkeypatch.context() as patch:
+        if when == "proving":
+            patch.setattr(Child, "receive", drain_and_receive)
+        else:
+            patch.setattr(protocol, "pin", pin_and_drain)
+        assert run_one(worker) == "queued"
+    (first,) = house.attempts(job_id)
+    assert (first.outcome, first.charged) == ("drained", False)
+    assert house.digests(job_id) == {}
+    worker.drain.clear()
+    assert run_one(worker) == "succeeded"
+    check_history(house, job_id)
+
+
+def test_earlier_attempts_go_once_two_checkpoints_of_its_own_are_whole(
+    house: House, worker: Worker
+) -> None:
+    job_id = house.submit(behaviour="segfault", once=True, at=12)
+    assert run_one(worker) == "queued"
+    folder = house.settings.scratch_dir / job_id
+    with write(house.engine) as conn:
+        probe = {"steps": 10_000_000, "checkpoint_every": 5, "step_seconds": 0.01}
+        spec = {**house.job(job_id).spec, "hyperparameters": probe}
+        conn.execute(update(job).where(job.c.id == job_id).values(spec=spec))
+    (folder / "0").mkdir()
+    with attempt_running(worker):
+        house.until(
+            "the second attempt alone is left",
+            lambda: [each.name for each in folder.iterdir()] == ["3"],
+        )
+        own = list((folder / "3" / "checkpoints").glob("*.json"))
+        worker.drain.set()
+    assert own
+    assert len(list((folder / "3" / "checkpoints").glob("*.json"))) == 2
 
 
 def test_a_prover_that_dies_costs_an_attempt_and_no_result(
