@@ -16,6 +16,7 @@ from api.problems import responses
 from api.schemas import Artifact, Attempt, EventPage, Job, Json, Listing, Metric, Paged
 from api.schemas import Event as EventAnswer
 from service import artifacts, attempts, errors, events
+from service.attempts.service import MAX_POINTS
 from service.jobs import service as jobs
 from service.jobs.repository import Job as JobRow
 from service.pages import MAX_LIMIT
@@ -24,6 +25,8 @@ from service.principals import Principal
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 LONGEST_WAIT_SECONDS = 60
+
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
 
 
 @router.post(
@@ -86,7 +89,7 @@ def list_jobs(
     kind: str | None = None,
     method: str | None = None,
     dataset: str | None = None,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
+    cursor: Cursor = None,
     limit: Annotated[int, Query(description=f"1 to {MAX_LIMIT}.")] = 50,
 ) -> Paged[Job]:
     asked = {"status": status, "kind": kind, "method": method, "dataset": dataset}
@@ -193,19 +196,23 @@ def list_job_attempts(job_id: str, edge: AtEdge, principal: Asking) -> Listing[A
 @router.get(
     "/{job_id}/metrics",
     summary="Metric points of a job",
-    response_model=Listing[Metric],
-    responses=responses(errors.NotFound),
+    response_model=Paged[Metric],
+    responses=responses(errors.NotFound, errors.ValidationFailed, errors.InvalidCursor),
 )
 def list_job_metrics(
     job_id: str,
     edge: AtEdge,
     principal: Asking,
     name: Annotated[str | None, Query(description="Only the series of this name.")] = None,
-) -> Listing[Metric]:
+    cursor: Cursor = None,
+    limit: Annotated[int, Query(description=f"1 to {MAX_POINTS}.")] = 1000,
+) -> Paged[Metric]:
+    """By name, attempt and step."""
     with edge.read() as conn:
         jobs.get(conn, principal, job_id)
-        found = attempts.metrics(conn, principal, job_id, name=name)
-    return Listing(items=[Metric.model_validate(row) for row in found])
+        page = attempts.metrics(conn, principal, job_id, name=name, cursor=cursor, limit=limit)
+    points = [Metric.model_validate(row) for row in page.items]
+    return Paged(items=points, next_cursor=page.next_cursor)
 
 
 @router.get(

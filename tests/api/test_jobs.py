@@ -150,6 +150,24 @@ def test_what_a_run_leaves_can_be_read(client: TestClient, service: Service) -> 
     assert client.get(f"/v1/artifacts/{artifact['id']}").json() == artifact
 
 
+def test_metric_points_come_page_by_page(client: TestClient, service: Service) -> None:
+    path = f"/v1/jobs/{submit(client)['id']}/metrics"
+    lease = service.claim()
+    for step in range(1, 6):
+        service.report(lease, step)
+    seen: list[int] = []
+    cursor = None
+    for size in (2, 2, 1):
+        page = client.get(path, params={"limit": 2} | ({"cursor": cursor} if cursor else {})).json()
+        assert len(page["items"]) == size
+        seen += [point["step"] for point in page["items"]]
+        cursor = page["next_cursor"]
+    assert (seen, cursor) == ([1, 2, 3, 4, 5], None)
+    wrong = client.get(path, params={"limit": 10**6})
+    assert [problem["field"] for problem in wrong.json()["problems"]] == ["limit"]
+    assert client.get(path, params={"cursor": "x"}).json()["code"] == "invalid_cursor"
+
+
 def test_events_are_numbered_and_continue_after_a_number(
     client: TestClient, service: Service
 ) -> None:
