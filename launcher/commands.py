@@ -38,6 +38,9 @@ def serve(
     state_dir: StateDir = None,
     data_root: DataRoot = None,
     slots: Slots = None,
+    until_eof: Annotated[
+        bool, typer.Option("--until-eof", help="End when standard input does.")
+    ] = False,
 ) -> None:
     """Run the whole service here: API and supervisor, SQLite and local files."""
     from launcher import serve as service
@@ -45,7 +48,7 @@ def serve(
 
     _set(host=host, port=port, state_dir=state_dir, data_root=data_root, slots=slots)
     with one_line():
-        service.run()
+        service.run(until_eof=until_eof)
 
 
 def worker(
@@ -83,8 +86,19 @@ def current(state_dir: StateDir = None) -> None:
 
     _set(state_dir=state_dir)
     with one_line():
-        found = database.revision(database.create_engine(settings.load()))
+        chosen = settings.load()
+        found = None
+        if _is_there(chosen.database_url):
+            found = database.revision(database.create_engine(chosen))
         typer.echo(f"database {found or 'empty'}  this version {database.head()}")
+
+
+def _is_there(url: str) -> bool:
+    """Whether there is a database to look at; SQLite makes a missing one by looking."""
+    from sqlalchemy import make_url
+
+    parts = make_url(url)
+    return parts.get_backend_name() != "sqlite" or Path(parts.database or "").is_file()
 
 
 def doctor(state_dir: StateDir = None, data_root: DataRoot = None) -> None:

@@ -139,16 +139,19 @@ def _service(chosen: Settings) -> Iterator[Client]:
     port = probe.getsockname()[1]
     probe.close()
     STATE_DIR.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "rome_client", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "rome_client", "serve", "--port", str(port), "--until-eof"]
     with (STATE_DIR / "serve.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        # Its standard input ends with this process, whatever ends it.
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             with Client(f"http://127.0.0.1:{port}") as client:
                 _await_ready(client, process)
                 yield client
         finally:
             process.terminate()
-            process.wait()
+            process.communicate()
 
 
 def _await_ready(client: Client, process: subprocess.Popen[bytes]) -> None:

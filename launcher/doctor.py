@@ -18,7 +18,7 @@ from rich.markup import escape
 from launcher import serve
 from rome_core.recipes.datasets import DATASETS
 from service import settings
-from service.errors import PortInUse
+from service.errors import PortInUse, SettingsInvalid
 from service.settings import Settings
 
 LOW_DISK_BYTES = 2 << 30  # a pool's checkpoints take up to 0.8 GB, two of them are kept
@@ -88,3 +88,5 @@ def examine(chosen: Settings) -> Iterator[Finding]:
         yield Finding(True, f"port {chosen.port} is free")
     except PortInUse as error:
         yield Finding(None, str(error), "a running service, perhaps; else give --port another")
+    except SettingsInvalid as error:
+        yield Finding(False, str(error), error.remedy)

@@ -37,6 +37,13 @@ def hold(state_dir: Path) -> Iterator[None]:
         yield
 
 
+def check_free(state_dir: Path) -> None:
+    """Raises StateDirBusy where somebody holds the folder's lock; makes nothing."""
+    if (state_dir / "serve.lock").exists():
+        with hold(state_dir):
+            pass
+
+
 def _holder(text: str) -> str:
     try:
         return str(json.loads(text)["pid"])

@@ -1,7 +1,7 @@
 """The embedded supervisor as a process of ours: started, watched, restarted, drained.
 
-Owns the process `python -m worker.embedded` and the pipe on its standard input. The pipe ties the
-two together: when this process ends in any way, the kernel closes it and the supervisor leaves.
+Owns the process `python -m launcher.supervisor` and the pipe on its standard input. The pipe ties
+the two together: when this process ends in any way, the kernel closes it and the supervisor leaves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Supervision:
 
     def __init__(self, *, drain_seconds: float = 20.0) -> None:
         self.drain_seconds = drain_seconds
-        self.command = [sys.executable, "-m", "worker.embedded"]
+        self.command = [sys.executable, "-m", "launcher.supervisor"]
         self._process: subprocess.Popen[bytes] | None = None
         self._leaving = threading.Event()
         self._lock = threading.Lock()
@@ -59,7 +59,9 @@ class Supervision:
         return self._process.pid if self._process else None
 
     def stop(self) -> None:
-        """Drain: jobs go back to the queue. What does not leave in time is killed."""
+        """Drain: jobs go back to the queue. What does not leave in time is killed, and so is
+        everything at a KeyboardInterrupt, which goes on.
+        """
         with self._lock:
             self._leaving.set()
             process = self._process
@@ -71,9 +73,10 @@ class Supervision:
             process.wait(self.drain_seconds)
         except subprocess.TimeoutExpired:
             log.warning("the supervisor did not drain in %.0f s; killing it", self.drain_seconds)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _kill(process)
+        except KeyboardInterrupt:
+            _kill(process)
+            raise
         finally:
             if process.stdin:
                 process.stdin.close()
@@ -106,6 +109,12 @@ class Supervision:
                 return
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
             self._start()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _how(status: int) -> str:

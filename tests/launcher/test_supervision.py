@@ -12,7 +12,7 @@ import pytest
 from launcher import lock, supervision
 from launcher.serve import bind
 from launcher.supervision import Supervision
-from service.errors import PortInUse, StateDirBusy, StateDirUnusable
+from service.errors import PortInUse, SettingsInvalid, StateDirBusy, StateDirUnusable
 from service.settings import Settings
 
 
@@ -31,6 +31,20 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateDirUnusable), lock.hold(tmp_path / "file" / "state"):
         pass
+
+
+def test_looking_at_a_lock_makes_nothing(tmp_path: Path) -> None:
+    lock.check_free(tmp_path / "state")
+    assert not (tmp_path / "state").exists()
+    with lock.hold(tmp_path / "state"), pytest.raises(StateDirBusy):
+        lock.check_free(tmp_path / "state")
+
+
+@pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.1", "a..b"])
+def test_an_address_that_is_not_ours_is_no_taken_port(tmp_path: Path, host: str) -> None:
+    with pytest.raises(SettingsInvalid, match="cannot listen on") as caught:
+        bind(Settings(state_dir=tmp_path, host=host, port=0))
+    assert "ROME_HOST" in caught.value.remedy
 
 
 def test_a_taken_port(tmp_path: Path) -> None:
@@ -86,18 +100,41 @@ def test_leaving_drains_and_then_kills(tmp_path: Path) -> None:
         os.kill(pid, 0)
 
 
+def test_an_interrupt_while_draining_ends_it_at_once(tmp_path: Path) -> None:
+    child = _script(
+        tmp_path,
+        'signal.signal(signal.SIGTERM, lambda *_: say("draining"));'
+        " say(str(os.getpid())); [time.sleep(600) for _ in range(9)]",
+    )
+    parent = _parent(child)
+    pid = int(_heard(tmp_path))
+    parent.send_signal(signal.SIGINT)
+    assert _heard(tmp_path) == "draining"
+    parent.send_signal(signal.SIGINT)
+    assert parent.wait() == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
 def test_the_supervisor_leaves_with_a_killed_parent(tmp_path: Path) -> None:
-    child = _script(tmp_path, 'say("up"); sys.stdin.read(); say("gone")')
-    parent = textwrap.dedent(f"""
-        import time
-        from launcher.supervision import Supervision
-        supervised = Supervision()
-        supervised.command = {child!r}
-        with supervised:
-            time.sleep(600)
-    """)
-    process = subprocess.Popen([sys.executable, "-c", parent])
+    process = _parent(_script(tmp_path, 'say("up"); sys.stdin.read(); say("gone")'))
     assert _heard(tmp_path) == "up"
     process.kill()
     process.wait()
     assert _heard(tmp_path) == "gone"
+
+
+def _parent(child: list[str]) -> subprocess.Popen[bytes]:
+    """A process that supervises `child` until it is told otherwise."""
+    code = textwrap.dedent(f"""
+        import sys, time
+        from launcher.supervision import Supervision
+        supervised = Supervision()
+        supervised.command = {child!r}
+        try:
+            with supervised:
+                time.sleep(600)
+        except KeyboardInterrupt:
+            sys.exit(130)
+    """)
+    return subprocess.Popen([sys.executable, "-c", code])

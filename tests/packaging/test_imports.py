@@ -19,6 +19,7 @@ HEAVY = ("torch", "torchvision", "numpy", "sklearn", "safetensors", "scipy", "PI
         "launcher.serve",
         "launcher.doctor",
         "launcher.demo",
+        "launcher.supervisor",
         "worker.embedded",
         "service.database",
         "rome_core.recipes",
