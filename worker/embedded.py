@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from service import database
+from service.attempts.reaper import end_orphans
 from service.blobs.store import LocalBlobs
 from service.errors import RomeError
 from service.settings import Settings, load
@@ -67,6 +68,8 @@ def serve(settings: Settings, drain: threading.Event) -> None:
     reaper = threading.Thread(
         target=Reaper(engine, settings, blobs).run, args=(drain,), name="reaper"
     )
+    for job_id, status in end_orphans(engine, settings, worker.owner.host, alive=_alive).items():
+        log.warning("%s: the process that ran it is gone, it is %s", job_id, status)
     spares.fill()
     for thread in (*slots, reaper):
         thread.start()
@@ -76,6 +79,17 @@ def serve(settings: Settings, drain: threading.Event) -> None:
         thread.join()
     spares.close()
     engine.dispose()
+
+
+def _alive(pid: int) -> bool:
+    """Whether another process of this machine has that number; this one has claimed nothing yet."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
 
 
 def drain_on_signals(drain: threading.Event) -> None:

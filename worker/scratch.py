@@ -2,8 +2,8 @@
 
 Owns who may delete what: an attempt with checkpoints of its own the folders before it, the attempt
 that ended the job all of the job's, the sweep those of jobs that have ended. A fenced attempt
-deletes nothing: its folder may hold the job's newest checkpoint. Must not look inside an attempt's folder:
-that is the core's.
+deletes nothing: its folder may hold the job's newest checkpoint. Must not look inside an attempt's
+folder: that is the core's.
 """
 
 from __future__ import annotations

@@ -28,18 +28,8 @@ class Claim:
     """A lease just granted, and all a worker needs to run the job."""
 
     lease: Lease
-    project_id: str
     spec: Mapping[str, Any]
-    spec_hash: str
     inputs: Mapping[str, str]  # artifact id -> digest
-    earlier_epochs: tuple[int, ...]  # attempts before this one, newest first: where to resume from
-    run_seconds: float | None  # what is left of the job's limit
-    traceparent: str | None
-
-    @property
-    def attempt(self) -> int:
-        """The attempt's number is the lease's epoch, so it is never used again."""
-        return self.lease.epoch
 
 
 @dataclass(frozen=True, slots=True)

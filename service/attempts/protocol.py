@@ -106,12 +106,6 @@ def _grant(
 
 def _begin_attempt(conn: Connection, granted: Row[Any], owner: Owner, now: int) -> Claim:
     lease = Lease(granted.id, granted.lease_epoch)
-    earlier = conn.scalars(
-        select(attempt.c.number)
-        .where(attempt.c.job_id == lease.job_id)
-        .order_by(attempt.c.number.desc())
-    ).all()
-    spent = _run_time(conn, lease.job_id, now)
     conn.execute(
         insert(attempt).values(
             job_id=lease.job_id,
@@ -124,17 +118,7 @@ def _begin_attempt(conn: Connection, granted: Row[Any], owner: Owner, now: int) 
         )
     )
     fence.tell(conn, lease, granted.last_seq, now, "job.started", {"attempt": lease.epoch})
-    limit = granted.run_seconds
-    return Claim(
-        lease=lease,
-        project_id=granted.project_id,
-        spec=granted.spec,
-        spec_hash=granted.spec_hash,
-        inputs=artifacts.inputs_of(conn, lease.job_id),
-        earlier_epochs=tuple(earlier),
-        run_seconds=None if limit is None else max(0.0, limit - spent / SECOND),
-        traceparent=granted.traceparent,
-    )
+    return Claim(lease, granted.spec, artifacts.inputs_of(conn, lease.job_id))
 
 
 def renew(engine: Engine, settings: Settings, lease: Lease) -> Orders:

@@ -5,13 +5,15 @@ fenced by the epoch it saw. Recovery from `publishing` is the same as from `runn
 visible, so the next attempt resumes and publishes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sqlalchemy import Engine, and_, select, update
+from sqlalchemy import ColumnElement, Engine, and_, select, update
 
 from service import clock, events
 from service.attempts import protocol
 from service.attempts.leases import Lease, Outcome
+from service.attempts.tables import attempt
 from service.clock import SECOND, now_expression
 from service.database import read, write
 from service.errors import Fenced, QueueExpired
@@ -57,14 +59,47 @@ def reap(engine: Engine, settings: Settings, *, last_tick: int | None = None) ->
         )
     ended = {}
     for row in leases:
-        status = _end(engine, settings, Lease(row.id, row.lease_epoch))
+        why = "the worker stopped renewing its lease"
+        late = job.c.lease_expires_at < now_expression()
+        status = _end(engine, settings, Lease(row.id, row.lease_epoch), why, late)
         if status is not None:
             ended[row.id] = status
     expired = tuple(job_id for job_id in overdue if _expire(engine, job_id))
     return Report(at=now, ended=ended, expired=expired)
 
 
-def _end(engine: Engine, settings: Settings, lease: Lease) -> Status | None:
+def end_orphans(
+    engine: Engine, settings: Settings, host: str, *, alive: Callable[[int], bool]
+) -> dict[str, Status]:
+    """End the leases of processes of `host` that are gone, without waiting for their expiry.
+
+    For a service that starts again where it died. Charged like every lost attempt: the job itself
+    may have brought its worker down.
+    """
+    theirs = and_(attempt.c.job_id == job.c.id, attempt.c.number == job.c.lease_epoch)
+    with read(engine) as conn:
+        found = conn.execute(
+            select(job.c.id, job.c.lease_epoch, attempt.c.pid)
+            .join(attempt, theirs)
+            .where(job.c.lease_expires_at.is_not(None), attempt.c.host == host)
+        ).all()
+    ended = {}
+    for row in found:
+        if not alive(row.pid):
+            lease = Lease(row.id, row.lease_epoch)
+            status = _end(engine, settings, lease, f"its worker, process {row.pid}, is gone")
+            if status is not None:
+                ended[row.id] = status
+    return ended
+
+
+def _end(
+    engine: Engine,
+    settings: Settings,
+    lease: Lease,
+    reason: str,
+    still: ColumnElement[bool] | None = None,
+) -> Status | None:
     try:
         with write(engine) as conn:
             return protocol.end(
@@ -73,10 +108,10 @@ def _end(engine: Engine, settings: Settings, lease: Lease) -> Status | None:
                 lease,
                 Cause.REAPER,
                 Outcome.LOST,
-                reason="the worker stopped renewing its lease",
+                reason=reason,
                 charged=True,
                 retry=True,
-                still=job.c.lease_expires_at < now_expression(),
+                still=still,
             )
     except Fenced:
         return None  # renewed, released or reaped since we looked

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from service.attempts import protocol, reaper
-from service.attempts.leases import Lease
+from service.attempts.leases import Lease, Owner
 from service.database import write
 from service.errors import CancelWon, Fenced, IllegalTransition, PublishRefused
 from service.jobs import Status
@@ -200,10 +200,7 @@ def test_recovery_from_publishing_is_another_attempt_that_publishes(world: World
     protocol.begin_publishing(world.engine, lease)
     protocol.pin(world.engine, lease, DIGEST, 3)
     reaped(world, lease)
-    claim = world.claim()
-    assert claim is not None
-    assert claim.earlier_epochs == (1,)
-    world.finish(claim.lease)
+    world.finish(world.lease())
     assert [made.name for made in world.artifacts(job_id)] == ["synthetic.pt"]
 
 
@@ -239,6 +236,20 @@ def test_jobs_that_waited_too_long_expire(world: World) -> None:
     assert world.job(running).status is Status.RUNNING
     assert world.job(patient).status is Status.QUEUED
     assert world.reap().expired == ()
+
+
+def test_leases_of_processes_that_are_gone_need_not_run_out(world: World) -> None:
+    """Of this host alone: another's process numbers say nothing here."""
+    dead, alive, far = (world.submit() for _ in range(3))
+    for job_id, host, pid in ((dead, "here", 1), (alive, "here", 2), (far, "there", 1)):
+        assert world.claim(job_id, Owner(f"{host}:{pid}", host, pid))
+    ended = reaper.end_orphans(world.engine, world.settings, "here", alive=lambda pid: pid == 2)
+    assert ended == {dead: Status.QUEUED}
+    assert [world.job(each).status for each in (dead, alive, far)] == ["queued", *["running"] * 2]
+    assert (world.job(dead).attempts_charged, world.running()) == (1, 2)
+    before = world.everything()
+    assert reaper.end_orphans(world.engine, world.settings, "here", alive=lambda pid: True) == {}
+    assert world.everything() == before
 
 
 def test_a_job_that_started_in_time_does_not_expire_in_the_queue(world: World) -> None:

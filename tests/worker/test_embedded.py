@@ -72,6 +72,18 @@ def test_a_second_signal_ends_it_at_once_and_leaves_no_orphan(house: House) -> N
     assert house.job(job_id).status == "running"
 
 
+def test_after_a_crash_nobody_waits_for_the_lease_to_run_out(house: House) -> None:
+    house.overrides |= {"lease_ttl_seconds": 3600.0}
+    job_id = house.submit(steps=600, step_seconds=0.005, checkpoint_every=10)
+    loop = house.start_embedded()
+    house.until("a checkpoint", lambda: house.step(job_id) > 20)
+    loop.kill()
+    house.start_embedded()
+    house.ended(job_id)
+    check_history(house, job_id)
+    assert [each.outcome for each in house.attempts(job_id)] == ["lost", "succeeded"]
+
+
 def test_slots_run_beside_each_other(house: House) -> None:
     house.overrides["slots"] = 3
     jobs = [house.submit(steps=10_000_000) for _ in range(3)]
