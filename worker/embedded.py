@@ -25,11 +25,14 @@ from collections import Counter
 from collections.abc import Sequence
 from types import FrameType
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from service import database
 from service.attempts.reaper import end_orphans
 from service.blobs.store import LocalBlobs
-from service.errors import RomeError
+from service.errors import RomeError, Unavailable
 from service.settings import Settings, load
+from worker.endings import brief
 from worker.process import Spares, child_command
 from worker.reaper import Reaper
 from worker.supervisor import STOP_GRACE_SECONDS, Worker, here, run_one
@@ -42,8 +45,11 @@ def work(worker: Worker) -> None:
     while not worker.drain.is_set():
         try:
             status = run_one(worker)
+        except (Unavailable, SQLAlchemyError) as error:
+            # The lease of whatever ran will run out.
+            log.error("a slot could not use the database; it goes on: %s", brief(error))
+            status = None
         except Exception:
-            # The database can't be reached, or worse. The lease of whatever ran will run out.
             log.exception("a slot failed; it goes on")
             status = None
         if status is None:
@@ -134,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(threadName)s %(message)s"
     )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     drain = threading.Event()
     drain_on_signals(drain)
     drain_on_end_of_input(drain)
@@ -141,6 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         serve(load(), drain)
     except RomeError as error:
         print(f"{error.detail} {error.remedy}", file=sys.stderr)
+        return 1
+    except (OSError, SQLAlchemyError) as error:
+        print(f"The service cannot work: {brief(error)}", file=sys.stderr)
         return 1
     return 0
 

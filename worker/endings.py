@@ -40,6 +40,12 @@ def failed_in_child(message: Message) -> Ending:
     return Ending("failed", code, charged=True, retry=code in TRANSIENT, error=error)
 
 
+def brief(error: Exception) -> str:
+    """An error in one line of a log: SQLAlchemy's own text has the statement and a link as well."""
+    said = str(getattr(error, "orig", None) or error).strip()
+    return said.splitlines()[0] if said else type(error).__name__
+
+
 CANCELLED = Ending("cancelled", "cancel requested")
 
 STOPPED: Mapping[str, Ending] = {

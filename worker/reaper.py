@@ -11,15 +11,18 @@ import threading
 from collections.abc import Iterable
 
 from sqlalchemy import Engine, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from service.attempts.reaper import reap
 from service.blobs.store import LocalBlobs
 from service.blobs.sweep import sweep
 from service.database import read
+from service.errors import Unavailable
 from service.jobs.states import TERMINAL
 from service.jobs.tables import job
 from service.settings import Settings
 from worker import scratch
+from worker.endings import brief
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,8 @@ class Reaper:
         while not stop.is_set():
             try:
                 self.tick()
+            except (Unavailable, SQLAlchemyError) as error:
+                log.error("the reaper tries again at its next tick: %s", brief(error))
             except Exception:
                 log.exception("the reaper failed; it tries again at its next tick")
             stop.wait(self._settings.reaper_interval_seconds)

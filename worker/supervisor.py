@@ -40,7 +40,7 @@ from service.errors import (
 from service.jobs.states import TERMINAL
 from service.settings import Settings
 from worker import publishing, scratch
-from worker.endings import CANCELLED, STOPPED, Ending, failed, failed_in_child
+from worker.endings import CANCELLED, STOPPED, Ending, brief, failed, failed_in_child
 from worker.messages import Message
 from worker.process import Child, ChildDied, Spares
 
@@ -132,10 +132,10 @@ class Heartbeat:
                 self.fenced.set()
                 self._on_fenced()
                 return
-            except Exception:
+            except Exception as error:
                 # The database may be back before the lease is over; until it says otherwise, work
                 # goes on.
-                log.exception("%s: the lease could not be renewed", self._lease.job_id)
+                log.warning("%s: lease not renewed: %s", self._lease.job_id, brief(error))
 
 
 class Watchdog:
@@ -377,7 +377,10 @@ class Attempt:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or isinstance(error, StorageFull):
             return failed(StorageFull(str(error)), retry=True)
-        log.exception("%s: the supervisor failed", self._lease.job_id)
+        if isinstance(error, (Unavailable, SQLAlchemyError)):
+            log.error("%s: the database fails: %s", self._lease.job_id, brief(error))
+        else:
+            log.exception("%s: the supervisor failed", self._lease.job_id)
         return failed(InternalError(f"{type(error).__name__}: {error}"), retry=True)
 
     def _dismiss(self) -> None:

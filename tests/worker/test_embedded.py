@@ -3,10 +3,15 @@
 import os
 import select
 import signal
+import threading
 
 import pytest
 
+from service.errors import StorageFull
 from tests.chaos.house import PATIENCE, House, check_history
+from worker import embedded
+from worker.process import Spares
+from worker.supervisor import Worker, here
 
 
 def gone(pids: list[int]) -> bool:
@@ -92,6 +97,33 @@ def test_slots_run_beside_each_other(house: House) -> None:
     loop.signal(signal.SIGTERM)
     assert loop.wait() == 0
     assert {house.job(job_id).status for job_id in jobs} == {"queued"}
+
+
+def test_a_database_that_can_not_take_a_write_costs_one_line_a_look(
+    house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain = threading.Event()
+
+    def full(worker: Worker) -> None:
+        drain.set()
+        raise StorageFull("The database could not grow.")
+
+    monkeypatch.setattr(embedded, "run_one", full)
+    spares = Spares((), count=0)
+    embedded.work(Worker(house.engine, house.settings, house.blobs, spares, here(), drain))
+    (record,) = caplog.records
+    assert "could not grow" in record.message
+    assert record.exc_info is None
+
+
+def test_a_file_that_is_no_database_is_told_in_a_line(house: House) -> None:
+    other = house.settings.state_dir / "other.db"
+    other.write_bytes(b"no database" * 1000)
+    house.overrides["database_url"] = f"sqlite:///{other}"
+    loop = house.start_embedded()
+    assert loop.wait() == 1
+    assert "not a database" in loop.log.read_text()
+    assert "Traceback" not in loop.log.read_text()
 
 
 def test_a_database_without_a_schema_is_an_error_with_a_remedy(house: House) -> None:
