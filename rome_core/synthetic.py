@@ -6,6 +6,7 @@ that equal runs give equal files. Must not know how a set was made.
 
 import io
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from rome_core import augment
 from rome_core.data import Dataset
 from rome_core.errors import CoreError
 from rome_core.files import write_atomically
@@ -221,12 +223,11 @@ def _ours(
             augmentation=str(content["augmentation"]),
             learning_rate=float(content["learning_rate"]),
             method=str(content["method"]),
-            preset=content["preset"],
+            preset=None if content["preset"] is None else str(content["preset"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _invalid(path, f"its metadata lack or garble {error}") from error
-    if int(labels.max()) >= synthetic.classes:
-        raise _invalid(path, f"a label is not below its {synthetic.classes} classes")
+    _check(path, synthetic)
     for field, given, own in (
         ("dataset", dataset, synthetic.dataset),
         ("factor", factor, synthetic.factor),
@@ -239,6 +240,28 @@ def _ours(
                 field,
             )
     return synthetic
+
+
+def _check(path: Path, synthetic: SyntheticSet) -> None:
+    """What a set says of itself must hold of its images, or its numbers would be wrong."""
+    _, channels, height, width = synthetic.images.shape
+    if int(synthetic.labels.max()) >= synthetic.classes:
+        raise _invalid(path, f"a label is not below its {synthetic.classes} classes")
+    if synthetic.factor not in (1, 2):
+        raise _invalid(path, f"its factor is {synthetic.factor}, not 1 or 2")
+    if height % synthetic.factor or width % synthetic.factor:
+        raise _invalid(path, f"images of {height}x{width} cannot hold four smaller ones")
+    for name, values in (("mean", synthetic.mean), ("std", synthetic.std)):
+        if len(values) != channels or not all(map(math.isfinite, values)):
+            raise _invalid(path, f"its {name} {values} is not one number a channel of {channels}")
+    if min(synthetic.std) <= 0:
+        raise _invalid(path, f"its std {synthetic.std} is not above 0")
+    if not (synthetic.learning_rate > 0 and math.isfinite(synthetic.learning_rate)):
+        raise _invalid(path, f"its learning_rate {synthetic.learning_rate} is not above 0")
+    try:
+        augment.parse_strategy(synthetic.augmentation)
+    except ValueError as error:
+        raise _invalid(path, f"its augmentation is unknown: {error}") from error
 
 
 def _bare(

@@ -51,11 +51,14 @@ class Evaluation:
 
     `score` judges a synthetic set (higher is better; `step` names its draws) and may raise Stopped.
     It is called before the update of every `interval`-th iteration except the first, as the
-    released code does, and after the last one if that falls on the interval.
+    released code does, and after the last one if that falls on the interval. `finished` is what
+    `score` has found out so far about the iterate it was stopped at: the engine keeps it in the
+    checkpoint, and puts it back before it calls `score` again.
     """
 
     score: Callable[[SyntheticSet, int], float]
     interval: int
+    finished: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ class _Run:
         own = state.pop("engine")
         self._best, self._best_step = state.pop("engine/best", None), own["best_step"]
         self._scores = own["scores"]
+        if self._evaluation is not None:
+            self._evaluation.finished.update(own["finished"])
         self.step = found.step
         self.method.load_state_dict(state)
         if found.folder == self._checkpoints.folder:
@@ -176,7 +181,11 @@ class _Run:
 
         def write() -> None:
             state = self.method.state_dict()
-            own: dict[str, Any] = {"scores": self._scores, "best_step": self._best_step}
+            own: dict[str, Any] = {
+                "scores": self._scores,
+                "best_step": self._best_step,
+                "finished": dict(self._evaluation.finished) if self._evaluation else {},
+            }
             state["engine"] = own
             if self._best is not None:
                 state["engine/best"] = self._best
@@ -203,6 +212,7 @@ class _Run:
         if self._best is None or score > max(self._scores.values()):
             self._best, self._best_step = candidate.images.cpu().clone(), self.step
         self._scores[self.step] = score
+        judge.finished.clear()
         self._pace.pause()
         self._tell({"score": score})
 

@@ -60,20 +60,35 @@ def selection(
         target_rule=hp.target_rule if aimed else "modC",
     )
     recipe = Students(count=hp.num_eval, network=hp.network, epochs=hp.eval_epochs)
+    finished: dict[str, float] = {}  # "step/number" of a student -> its accuracy
+
+    def tell(step: int, progress: Progress) -> None:
+        context.report(progress)
+        if context.should_stop():
+            raise Stopped(f"stopped while judging iterate {step}")
+
+    def judge(training: TrainingSet, step: int, number: int) -> float:
+        student = Student(training, recipe, seed=seed, number=f"{step}/{number}")
+        total = recipe.count * student.epochs
+        for epoch in student.train():
+            done = number * student.epochs + epoch.index + 1
+            tell(step, Progress("training students", done, total, {"loss": epoch.loss}))
+        attacked = number * len(test.pixels)
+
+        def tick(images: int) -> None:
+            nonlocal attacked
+            attacked += images
+            tell(step, Progress("attacking", attacked, recipe.count * len(test.pixels)))
+
+        model = Passes(student.network, plan).bind(student.network.state_dict())
+        return measure(model, test, what, budget, seed=seed, tick=tick).accuracy
 
     def score(synthetic: SyntheticSet, step: int) -> float:
         training = TrainingSet.of(synthetic, device=context.device)
-        total = recipe.count * (recipe.epochs + 1)
-        accuracies = []
-        for number in range(recipe.count):
-            student = Student(training, recipe, seed=seed, number=f"{step}/{number}")
-            for epoch in student.train():
-                done = number * student.epochs + epoch.index + 1
-                context.report(Progress("training students", done, total, {"loss": epoch.loss}))
-                if context.should_stop():
-                    raise Stopped(f"stopped while judging iterate {step}")
-            model = Passes(student.network, plan).bind(student.network.state_dict())
-            accuracies.append(measure(model, test, what, budget, seed=seed).accuracy)
-        return fmean(accuracies)
+        names = [f"{step}/{number}" for number in range(recipe.count)]
+        for number, name in enumerate(names):
+            if name not in finished:
+                finished[name] = judge(training, step, number)
+        return fmean(finished[name] for name in names)
 
-    return Evaluation(score, hp.eval_interval)
+    return Evaluation(score, hp.eval_interval, finished)

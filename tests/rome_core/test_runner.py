@@ -192,6 +192,8 @@ def test_evaluating_leaves_report_students_and_provenance(context: Context, arti
         assert domain.worst_case is not None
         lowest = min(score.mean for score in domain.measures.values())
         assert domain.worst_case.mean <= min(lowest, report.clean.mean)
+        assert domain.worst_over == ["clean", *domain.measures]
+        assert domain.worst_case.forwards_per_image == len(domain.worst_over) == 6
     digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
     assert outcome.provenance["parents"] == {"art_1": f"sha256:{digest}"}
     assert outcome.metrics["clean"]["n"] == 2

@@ -212,9 +212,28 @@ def test_metadata_of_ours_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "set.pt"
     synthetic.save_pt(made(), path)
     good = torch.load(path, weights_only=True)
-    for change in ({"format_version": 2}, {"factor": "x"}, {"classes": 3}):
-        torch.save({**good, **change}, path)
-        assert failure(lambda: synthetic.load(path)).code == "artifact_invalid"
+    changes: tuple[tuple[str, object, str], ...] = (
+        ("format_version", 2, "format version is 2"),
+        ("factor", "x", "garble"),
+        ("factor", float("inf"), "garble"),
+        ("factor", 0, "factor is 0"),
+        ("factor", 3, "factor is 3"),
+        ("classes", 3, "3 classes"),
+        ("mean", [0.5], "mean"),
+        ("mean", [0.5, float("nan"), 0.5], "mean"),
+        ("std", [0.2, 0.2], "std"),
+        ("std", [0.2, 0.0, 0.2], "std"),
+        ("std", [0.2, -0.2, 0.2], "std"),
+        ("learning_rate", 0.0, "learning_rate"),
+        ("augmentation", "nonsense", "unknown operator 'nonsense'"),
+    )
+    for field, value, words in changes:
+        torch.save({**good, field: value}, path)
+        error = failure(lambda: synthetic.load(path))
+        assert error.code == "artifact_invalid"
+        assert words in error.detail
+    synthetic.save_pt(made(factor=2, size=9), path)
+    assert "9x9" in failure(lambda: synthetic.load(path)).detail
     synthetic.save_pt(made(), path)
     assert failure(lambda: synthetic.load(path, factor=2)).field == "factor"
     assert failure(lambda: synthetic.load(path, dataset="digits")).code == "artifact_mismatch"

@@ -29,13 +29,12 @@ class NaiveNetwork:
 
 
 class NaiveRome:
-    """The released code's loop with every switch. `images` starts as given."""
+    """The released code's loop with every switch."""
 
     def __init__(
         self,
         dataset: Dataset,
         hp: RomeHyperparameters,
-        images: Tensor,
         *,
         ipc: int,
         seed: int,
@@ -47,11 +46,36 @@ class NaiveRome:
         self.std = dataset.std.to(dtype).view(-1, 1, 1)
         self.real = (dataset.train_images.to(dtype) - self.mean) / self.std
         self.labels = dataset.train_labels
-        self.images = images.to(dtype).clone().requires_grad_()
+        self.images = self.start().requires_grad_()
         self.optimiser = torch.optim.SGD([self.images], lr=hp.lr_img, momentum=hp.momentum)
         self.made = 0
         self.pool = [self.fresh() for _ in range(hp.net_begin)]
         self.iteration = 0
+
+    def start(self) -> Tensor:
+        """Noise, real images, or four real images at half size in one, drawn corner by corner."""
+        images = torch.empty(self.classes * self.ipc, *self.shape, dtype=self.dtype)
+        half = self.shape[1] // 2
+        corners = [(0, 0), (half, 0), (0, half), (half, half)]  # of the quadrants in their order
+        for label in range(self.classes):
+            own = images[label * self.ipc : (label + 1) * self.ipc]
+            if self.hp.init == "noise":
+                own.copy_(torch.randn(own.shape, generator=self.draws.init(label, 0)))
+            elif self.hp.factor == 1:
+                own.copy_(self.real[self.drawn(label, 0)])
+            else:
+                for quadrant, (row, column) in enumerate(corners):
+                    small = F.interpolate(
+                        self.real[self.drawn(label, quadrant)], scale_factor=0.5, mode="bilinear"
+                    )
+                    own[:, :, row : row + half, column : column + half] = small
+        return images
+
+    def drawn(self, label: int, quadrant: int) -> Tensor:
+        """Positions of the `ipc` real images of a class that one quadrant starts from."""
+        members = torch.nonzero(self.labels == label).flatten()
+        order = torch.randperm(len(members), generator=self.draws.init(label, quadrant))
+        return members[order[: self.ipc]]
 
     def fresh(self) -> NaiveNetwork:
         module = networks.build(

@@ -183,6 +183,12 @@ def test_the_best_judged_iterate_is_returned(tiny: Dataset, tmp_path: Path) -> N
     assert torch.equal(resumed.synthetic.images, got.synthetic.images)
 
 
+def test_of_equal_iterates_the_first_is_returned(tiny: Dataset, tmp_path: Path) -> None:
+    got = run(make(tiny), tmp_path, evaluation=Evaluation(lambda _, step: 0.5, interval=2))
+    assert dict(got.scores) == {2: 0.5, 4: 0.5, 6: 0.5, 8: 0.5}
+    assert got.step == 2
+
+
 def test_the_last_iterate_is_judged_where_it_falls_on_the_interval(
     tiny: Dataset, tmp_path: Path
 ) -> None:
@@ -205,21 +211,25 @@ def test_only_touched_networks_are_written_again(tiny: Dataset, tmp_path: Path) 
 
 
 def test_a_stop_while_judging_leaves_a_checkpoint_too(tiny: Dataset, tmp_path: Path) -> None:
+    halfway: dict[str, float] = {}
+
     def interrupted(synthetic: SyntheticSet, step: int) -> float:
+        halfway["first student"] = 0.25
         raise Stopped("stopped while judging")
 
     with pytest.raises(Stopped, match="judging"):
-        run(make(tiny), tmp_path, evaluation=Evaluation(interrupted, interval=4))
+        run(make(tiny), tmp_path, evaluation=Evaluation(interrupted, 4, halfway))
     found = Checkpoints(tmp_path).newest()
     assert found is not None
     assert found.step == 4
 
-    judged: list[int] = []
+    judged: list[tuple[int, dict[str, float]]] = []
+    finished: dict[str, float] = {}
 
     def score(synthetic: SyntheticSet, step: int) -> float:
-        judged.append(step)
+        judged.append((step, dict(finished)))
         return float(step)
 
-    got = run(make(tiny), tmp_path, evaluation=Evaluation(score, interval=4))
-    assert judged == [4, 8]
+    got = run(make(tiny), tmp_path, evaluation=Evaluation(score, 4, finished))
+    assert judged == [(4, {"first student": 0.25}), (8, {})]
     assert got.step == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,6 +50,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "both perturbed": {"image_step": "per_class", "perturbed": "both"},
     "two networks matched": {"image_step": "per_class", "train_net_num": 2},
     "whole classes": {"image_step": "per_class", "batch_real": 1000},
+    "from noise": {"image_step": "per_class", "init": "noise"},
 }
 
 
@@ -60,9 +62,7 @@ def make(
 
 
 def naive(fast: Rome, dtype: torch.dtype = torch.float64) -> NaiveRome:
-    return NaiveRome(
-        fast.dataset, fast.hyperparameters, fast.images, ipc=fast.ipc, seed=5, dtype=dtype
-    )
+    return NaiveRome(fast.dataset, fast.hyperparameters, ipc=fast.ipc, seed=5, dtype=dtype)
 
 
 def assert_equal_pools(fast: Rome, slow: NaiveRome, tolerance: float) -> None:
@@ -79,6 +79,7 @@ def test_the_fast_form_equals_the_naive_one_step_by_step(
     fast = make(tiny, **changes)
     slow = naive(fast)
     start = fast.images.clone()
+    torch.testing.assert_close(start, slow.images.detach(), rtol=0, atol=1e-14)
     for _ in range(8):  # the pool is full from iteration 0 and evicts from iteration 2
         fast.step()
         slow.step()
@@ -200,6 +201,19 @@ def test_a_synthetic_set_is_a_copy_in_normalised_units(tiny: Dataset) -> None:
     assert synthetic.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert (synthetic.factor, synthetic.ipc, synthetic.dataset) == (2, 2, "tiny")
     assert synthetic.mean == tuple(tiny.mean.tolist())
+
+
+def test_held_out_images_change_nothing(tiny: Dataset) -> None:
+    """Neither the images nor the pool may learn from what iterates are judged on."""
+    settings: dict[str, Any] = {"selection": "holdout", "holdout": 0.25, "batch_train": 20}
+    clean = make(tiny, **settings)
+    pixels = tiny.train_images.clone()
+    pixels[clean.held_out] = 1 - pixels[clean.held_out]
+    poisoned = make(replace(tiny, train_images=pixels), **settings)
+    assert torch.equal(clean.images, poisoned.images)
+    for _ in range(4):
+        assert clean.step() == poisoned.step()
+    torch.testing.assert_close(clean.state_dict(), poisoned.state_dict(), rtol=0, atol=0)
 
 
 def test_held_out_images_are_never_drawn(tiny: Dataset) -> None:

@@ -1,0 +1,164 @@
+"""What iterates are judged on, under which attack and by whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rome_core.attacks.gradient import Model
+from rome_core.data import Dataset
+from rome_core.distillation.engine import Evaluation
+from rome_core.distillation.rome import Rome
+from rome_core.evaluation import robustness
+from rome_core.evaluation.robustness import Measure, Measurement, TestSet
+from rome_core.passes import plan
+from rome_core.progress import Progress, Stopped
+from rome_core.recipes.evaluate import DomainBudget
+from rome_core.recipes.rome import RomeHyperparameters
+from rome_core.runner import Context
+from rome_core.runner.selection import selection
+from rome_core.synthetic import SyntheticSet
+from tests.rome_core.distillation.conftest import tiny_dataset
+
+SETTINGS: dict[str, Any] = {
+    "iterations": 4,
+    "network": "convnet-d1-w4",
+    "net_begin": 1,
+    "net_num": 2,
+    "fetch_net_num": 1,
+    "eval_interval": 2,
+    "num_eval": 2,
+    "eval_epochs": 1,
+    "pgd_epsilon": "6/255",
+    "pgd_step": "3/255",
+    "pgd_steps": 2,
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One call of `measure`, and what its student says to fixed images."""
+
+    test: TestSet
+    what: Measure
+    budget: DomainBudget | None
+    answers: Tensor
+
+
+class Spy:
+    """Measures, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+
+    def __call__(
+        self, model: Model, test: TestSet, what: Measure, budget: DomainBudget, **more: Any
+    ) -> Measurement:
+        self.asked.append(Asked(test, what, budget, model(torch.ones(2, 3, 8, 8))))
+        return robustness.measure(model, test, what, budget, **more)
+
+
+@pytest.fixture
+def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
+    made = Spy()
+    monkeypatch.setattr("rome_core.runner.selection.measure", made)
+    return made
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    """Test images that are no training images."""
+    tiny = tiny_dataset()
+    return replace(tiny, test_images=1 - tiny.test_images)
+
+
+def judging(
+    dataset: Dataset, context: Context, **changes: Any
+) -> tuple[Rome, Evaluation, SyntheticSet]:
+    settings = RomeHyperparameters(**{**SETTINGS, **changes})
+    how = plan(mode="eager", threads=1)
+    method = Rome(dataset, settings, ipc=1, seed=3, plan=how)
+    evaluation = selection(method, dataset, settings, 3, context, how)
+    assert evaluation is not None
+    return method, evaluation, method.synthetic_set()
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return Context(workdir=tmp_path, data_root=tmp_path)
+
+
+@pytest.mark.parametrize("domain", ["pixel", "reference"])
+def test_holdout_judges_on_held_out_training_images(
+    domain: str, dataset: Dataset, context: Context, spy: Spy
+) -> None:
+    method, evaluation, images = judging(
+        dataset, context, selection="holdout", holdout=0.25, attack_domain=domain
+    )
+    evaluation.score(images, 2)
+    assert len(spy.asked) == 2
+    for asked in spy.asked:
+        assert torch.equal(asked.test.pixels, dataset.train_images[method.held_out])
+        assert torch.equal(asked.test.labels, dataset.train_labels[method.held_out])
+        assert asked.what == Measure("pgd", domain, "targeted")
+        assert asked.budget == DomainBudget(
+            epsilon="6/255", step="3/255", steps=2, random_start=True, target_rule="modC"
+        )
+
+
+def test_test_judges_on_the_test_set(dataset: Dataset, context: Context, spy: Spy) -> None:
+    _, evaluation, images = judging(
+        dataset,
+        context,
+        selection="test",
+        attack_domain="reference",
+        target_rule="untargeted",
+        pgd_step="2/225",
+    )
+    evaluation.score(images, 2)
+    for asked in spy.asked:
+        assert torch.equal(asked.test.pixels, dataset.test_images)
+        assert torch.equal(asked.test.labels, dataset.test_labels)
+        assert asked.what == Measure("pgd", "reference", "untargeted")
+        assert asked.budget is not None
+        assert (asked.budget.epsilon, asked.budget.step) == ("6/255", "2/225")
+
+
+def test_every_student_of_every_iterate_is_another(
+    dataset: Dataset, context: Context, spy: Spy
+) -> None:
+    _, evaluation, images = judging(dataset, context, selection="holdout")
+    for step in (2, 4):
+        evaluation.score(images, step)
+    answers = [asked.answers for asked in spy.asked]
+    assert len(answers) == 4
+    for number, one in enumerate(answers):
+        assert not any(torch.equal(one, other) for other in answers[:number])
+
+
+def test_a_stop_is_heard_while_attacking_and_finished_students_are_kept(
+    dataset: Dataset, context: Context, spy: Spy
+) -> None:
+    _, whole, images = judging(dataset, context, selection="holdout")
+    expected = whole.score(images, 2)
+    spy.asked.clear()
+    seen: list[Progress] = []
+    stopping = replace(
+        context,
+        report=seen.append,
+        should_stop=lambda: len(spy.asked) == 2 and seen[-1].phase == "attacking",
+    )
+    _, evaluation, _ = judging(dataset, stopping, selection="holdout")
+    with pytest.raises(Stopped, match="iterate 2"):
+        evaluation.score(images, 2)
+    assert list(evaluation.finished) == ["2/0"]
+    spy.asked.clear()
+    _, resumed, _ = judging(dataset, context, selection="holdout")
+    resumed.finished.update(evaluation.finished)
+    assert resumed.score(images, 2) == expected
+    assert len(spy.asked) == 1
