@@ -3,15 +3,20 @@
     RomeError
     ├── Rejected             the request cannot be done as asked
     │   ├── MalformedRequest · ValidationFailed · InvalidCursor · BodyTooLarge
-    │   ├── Unauthorised · HostNotAllowed · NotFound · MethodNotAllowed
+    │   ├── HostNotAllowed · NotFound · MethodNotAllowed
     │   └── IllegalTransition · IdempotencyConflict · RangeNotSatisfiable
     ├── Unavailable          the service cannot do it now
-    │   └── NotReady · StorageFull · DatabaseBusy · BlobDamaged · BlobMissing · InternalError
+    │   └── StorageFull · DatabaseBusy · BlobDamaged · BlobMissing · InternalError
     ├── StartUp              `rome serve`, `rome worker` or `rome db` cannot begin
     │   └── SettingsInvalid · SchemaMismatch · StateDirBusy · StateDirUnusable · PortInUse
     ├── JobFailure           stored as the `error` of a job that failed
-    │   └── DatasetMissing · DatasetDamaged · CheckpointDamaged · ChildCrashed · Stalled
-    │       · LeaseLost · RunExpired · QueueExpired · AttemptsExhausted · PublishRefused
+    │   ├── by the core: DatasetMissing · DatasetDamaged · DatasetInvalid · DatasetUnknown
+    │   │   · ClassTooSmall · SizeNotDivisible · NetworkTooDeep · Diverged · SpecInvalid
+    │   │   · MethodNotInstalled · NoCompiler · DeviceUnknown · DeviceMissing · OutOfMemory
+    │   │   · InputMissing · ArtifactMissing · ArtifactDamaged · ArtifactInvalid
+    │   │   · ArtifactMismatch · ArtifactUndescribed · UnknownTargetRule · TargetOutOfRange
+    │   └── by the service: ChildCrashed · Stalled · LeaseLost · RunExpired · QueueExpired
+    │       · AttemptsExhausted · PublishRefused
     └── Fenced · CancelWon   between supervisor and database; never shown
 
 A class knows its code, status, title, docs and remedy; an instance adds what happened this time.
@@ -88,13 +93,6 @@ class BodyTooLarge(Rejected):
     default_remedy = "Send a smaller body, or raise ROME_MAX_BODY_BYTES."
 
 
-class Unauthorised(Rejected):
-    code, status = "unauthorised", 401
-    title = "The request carries no valid credentials"
-    docs = "A service that is not embedded asks for a key."
-    default_remedy = "Send `Authorization: Bearer KEY`."
-
-
 class HostNotAllowed(Rejected):
     code, status = "host_not_allowed", 403
     title = "The Host or Origin of the request is not on the allow-list"
@@ -144,13 +142,6 @@ class RangeNotSatisfiable(Rejected):
 
 class Unavailable(RomeError):
     status = 503
-
-
-class NotReady(Unavailable):
-    code = "not_ready"
-    title = "The service is starting or its database cannot be reached"
-    docs = "See /health/ready for which check fails."
-    default_remedy = "Try again in a few seconds."
 
 
 class DatabaseBusy(Unavailable):
@@ -245,11 +236,144 @@ class DatasetDamaged(JobFailure):
     default_remedy = "Fetch the files again."
 
 
-class CheckpointDamaged(JobFailure):
-    code = "checkpoint_damaged"
-    title = "No checkpoint of the job could be read"
-    docs = "A damaged checkpoint falls back to the one before it; this job had no sound one left."
-    default_remedy = "Submit the job again."
+class DatasetInvalid(JobFailure):
+    code, status = "dataset_invalid", 422
+    title = "The dataset does not have the form that datasets need"
+    docs = "The arrays of a file of your own have another type, shape or range than asked for."
+    default_remedy = "Write the file again as the detail says."
+
+
+class DatasetUnknown(JobFailure):
+    code, status = "dataset_unknown", 422
+    title = "There is no dataset of that name"
+    docs = "GET /v1/datasets lists the names."
+    default_remedy = "Name one of those, or npz:NAME for a file of your own."
+
+
+class ClassTooSmall(JobFailure):
+    code, status = "class_too_small", 422
+    title = "A class has fewer images than the job asks for"
+    docs = "Each class gives its own images, and `ipc` of them were asked for."
+    default_remedy = "Lower `ipc`, or take a larger dataset."
+
+
+class SizeNotDivisible(JobFailure):
+    code, status = "size_not_divisible", 422
+    title = "The images cannot be divided into smaller ones"
+    docs = "With `factor` above 1 an image holds several smaller ones, side by side."
+    default_remedy = "Set `factor` to 1."
+
+
+class NetworkTooDeep(JobFailure):
+    code, status = "network_too_deep", 422
+    title = "The network halves the images away"
+    docs = "Every block with pooling halves the side of the images."
+    default_remedy = "Take a smaller depth, or a network without pooling."
+
+
+class Diverged(JobFailure):
+    code = "diverged"
+    title = "The optimisation diverged"
+    docs = "The synthetic images were no longer finite numbers."
+    default_remedy = "Lower the learning rate of the images."
+
+
+class SpecInvalid(JobFailure):
+    code, status = "spec_invalid", 422
+    title = "The spec is not one that this version runs"
+    docs = "The worker checks the spec again; it may be of another version than the API."
+    default_remedy = "Run API and workers of the same version, and submit the job again."
+
+
+class MethodNotInstalled(JobFailure):
+    code = "method_not_installed"
+    title = "The method is known but not installed where the job ran"
+    docs = "A recipe names a method; its implementation is a plug-in of the workers."
+    default_remedy = "Install the plug-in beside the workers."
+
+
+class NoCompiler(JobFailure):
+    code = "no_compiler"
+    title = "The job asked for compiled passes, and there is no working compiler"
+    docs = "Compiling needs a C++ compiler on the worker."
+    default_remedy = "Install one, or set `compile` to `auto`."
+
+
+class DeviceUnknown(JobFailure):
+    code = "device_unknown"
+    title = "There is no device of that name"
+    docs = "Devices are `cpu`, `cuda` and `cuda:N`."
+    default_remedy = "Correct ROME_DEVICE of the worker."
+
+
+class DeviceMissing(JobFailure):
+    code = "device_missing"
+    title = "The device is not there"
+    docs = "PyTorch sees fewer CUDA devices than asked for."
+    default_remedy = "Set ROME_DEVICE to cpu, or repair the driver of the worker."
+
+
+class OutOfMemory(JobFailure):
+    code = "out_of_memory"
+    title = "The job needed more memory than there is"
+    docs = "It is tried again, because others may have used the memory."
+    default_remedy = "Use fewer images per class, a smaller batch or pool, or a larger machine."
+
+
+class InputMissing(JobFailure):
+    code, status = "input_missing", 422
+    title = "The run was given no file for an artifact that its spec names"
+    docs = "A service always gives it; a run by hand may not."
+    default_remedy = "Name an artifact that exists."
+
+
+class ArtifactMissing(JobFailure):
+    code, status = "artifact_missing", 422
+    title = "The file of the artifact is not there"
+    docs = "The synthetic set is read from a file."
+    default_remedy = "Give the path of a synthetic set."
+
+
+class ArtifactDamaged(JobFailure):
+    code, status = "artifact_damaged", 422
+    title = "The artifact cannot be read as tensors and plain containers"
+    docs = "Files are read without running any code that they may hold."
+    default_remedy = "Take a file that torch.load reads with weights_only=True."
+
+
+class ArtifactInvalid(JobFailure):
+    code, status = "artifact_invalid", 422
+    title = "The artifact is no synthetic set"
+    docs = "Its content lacks images or labels, or they do not fit each other."
+    default_remedy = "Take the synthetic.pt of a distillation."
+
+
+class ArtifactMismatch(JobFailure):
+    code, status = "artifact_mismatch", 422
+    title = "The artifact does not fit what the spec says about it"
+    docs = "The set tells its own dataset, factor, classes and shape."
+    default_remedy = "Leave the field out, or evaluate on the dataset the set was made from."
+
+
+class ArtifactUndescribed(JobFailure):
+    code, status = "artifact_undescribed", 422
+    title = "The artifact does not say what the evaluation has to know"
+    docs = "Sets of other programs hold images and labels alone."
+    default_remedy = "Give the field that the detail names."
+
+
+class UnknownTargetRule(JobFailure):
+    code, status = "unknown_target_rule", 422
+    title = "There is no target rule of that name"
+    docs = "Targeted attacks aim at the class that the rule names; GET /v1/attacks lists them."
+    default_remedy = "Take one of the rules that the detail lists."
+
+
+class TargetOutOfRange(JobFailure):
+    code, status = "target_out_of_range", 422
+    title = "The target rule aims at a class that the dataset does not have"
+    docs = "`mod10` aims at classes 0 to 9 whatever the dataset."
+    default_remedy = "Set `target_rule` to `modC`."
 
 
 class ChildCrashed(JobFailure):
