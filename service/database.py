@@ -5,6 +5,7 @@ Transactions belong to the edges: a request, or one verb of the lease protocol.
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
@@ -30,6 +31,7 @@ from service.settings import Settings
 
 BUSY_TIMEOUT_MS = 30_000  # write transactions take milliseconds; only a stuck process holds longer
 POOL = {"pool_size": 8, "max_overflow": 32}  # the API's 40 threads can each hold one
+NOTHING_FREE = 1 << 16  # bytes: two pages of the log and of its index
 WRITE = "rome_write"
 
 
@@ -90,7 +92,7 @@ def write(engine: Engine) -> Iterator[Connection]:
         with engine.connect() as conn, conn.execution_options(**{WRITE: True}).begin():
             yield conn
     except sa.exc.OperationalError as error:
-        raise _translated(error) from error
+        raise _translated(engine, error) from error
 
 
 @contextmanager
@@ -100,16 +102,19 @@ def read(engine: Engine) -> Iterator[Connection]:
         with engine.connect() as conn, conn.begin():
             yield conn
     except sa.exc.OperationalError as error:
-        raise _translated(error) from error
+        raise _translated(engine, error) from error
 
 
-def _translated(error: sa.exc.OperationalError) -> Exception:
+def _translated(engine: Engine, error: sa.exc.OperationalError) -> Exception:
     code = getattr(error.orig, "sqlite_errorname", "")
     if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return DatabaseBusy()
-    if code == "SQLITE_FULL" or code == "SQLITE_IOERR_WRITE":
-        return StorageFull("The database could not grow.")
-    return error
+    full = code in ("SQLITE_FULL", "SQLITE_IOERR_WRITE")
+    # These have other causes as well, so the disk itself is asked.
+    if code.startswith("SQLITE_IOERR") or code == "SQLITE_CANTOPEN":
+        folder = Path(str(engine.url.database)).parent
+        full = full or shutil.disk_usage(folder).free < NOTHING_FREE
+    return StorageFull("The database could not grow.") if full else error
 
 
 def insert_new(conn: Connection, table: Table, values: Mapping[str, Any]) -> bool:

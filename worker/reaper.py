@@ -15,7 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.attempts.reaper import reap
 from service.blobs.store import LocalBlobs
-from service.blobs.sweep import sweep
+from service.blobs.sweep import condemn_strays, sweep
+from service.clock import SECOND
 from service.database import read
 from service.errors import Unavailable
 from service.jobs.states import TERMINAL
@@ -23,6 +24,8 @@ from service.jobs.tables import job
 from service.settings import Settings
 from worker import scratch
 from worker.endings import brief
+
+STRAYS_SECONDS = 3600.0
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ class Reaper:
         self._settings = settings
         self._blobs = blobs
         self._looked_at: int | None = None
+        self._strays_at: int | None = None
 
     def tick(self) -> None:
         report = reap(self._engine, self._settings, last_tick=self._looked_at)
@@ -44,6 +48,9 @@ class Reaper:
             return
         for job_id, status in report.ended.items():
             log.warning("%s: its lease ran out, it is %s", job_id, status)
+        if self._strays_at is None or report.at - self._strays_at > STRAYS_SECONDS * SECOND:
+            condemn_strays(self._engine, self._blobs)  # reads all names, so not at every tick
+            self._strays_at = report.at
         sweep(self._engine, self._settings, self._blobs)
         self._blobs.clear_incoming()
         for job_id in scratch.sweep(self._settings.scratch_dir, self._ended):

@@ -4,6 +4,7 @@ Owns the port that a store must satisfy and its adapter for local files. Knows n
 of the database: who keeps a blob alive is decided in `service.blobs.sweep`.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -115,6 +116,13 @@ class LocalBlobs:
         for path in self.root.glob("sha256/??/*"):
             if DIGEST.fullmatch(path.name):
                 yield path.name
+
+    def list_stale(self) -> Iterator[str]:
+        """The digests whose files nobody has put for a day."""
+        for digest in self.list():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - self.path(digest).stat().st_mtime >= STALE_SECONDS:
+                    yield digest
 
     def path(self, digest: str) -> Path:
         """Where a blob lies or would lie; read it, never write it."""

@@ -9,10 +9,10 @@ from sqlalchemy import Engine, and_, delete, exists, select, update
 
 from service import clock
 from service.artifacts.tables import artifact
-from service.blobs.store import BlobStore
+from service.blobs.store import BlobStore, LocalBlobs
 from service.blobs.tables import blob, blob_pin
 from service.clock import SECOND
-from service.database import read, write
+from service.database import insert_new, read, write
 from service.jobs.tables import job
 from service.settings import Settings
 
@@ -23,6 +23,20 @@ def sweep(engine: Engine, settings: Settings, store: BlobStore) -> list[str]:
     """One pass; the digests that were deleted. Safe beside others, and to repeat after a crash."""
     _mark(engine, settings)
     return [digest for digest in _condemned(engine) if _delete(engine, store, digest)]
+
+
+def condemn_strays(engine: Engine, store: LocalBlobs) -> None:
+    """Give old files without a row a condemned one, so that the next sweep deletes them.
+
+    A put that outlives its lease and the sweep leaves such a file. A pin makes the row before its
+    put makes the file, so what is old and has no row is nobody's.
+    """
+    with read(engine) as conn:
+        known = set(conn.scalars(select(blob.c.digest)))
+    for digest in set(store.list_stale()) - known:
+        with write(engine) as conn:
+            row = {"digest": digest, "size": 0, "state": "condemned", "touched_at": clock.now(conn)}
+            insert_new(conn, blob, row)
 
 
 def _mark(engine: Engine, settings: Settings) -> None:

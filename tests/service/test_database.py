@@ -1,5 +1,7 @@
+import shutil
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -80,6 +82,22 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(engine: Engine) -> 
         conn.execute(insert(blob), many)
     with read(engine) as conn:
         assert conn.scalar(select(func.count()).select_from(blob)) == 1
+
+
+@pytest.mark.parametrize("name", ["SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_FSYNC", "SQLITE_CANTOPEN"])
+@pytest.mark.parametrize("free", [0, 1 << 30])
+def test_what_may_have_other_causes_is_a_full_disk_only_on_a_full_disk(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, name: str, free: int
+) -> None:
+    def usage(folder: object) -> SimpleNamespace:
+        return SimpleNamespace(free=free)
+
+    cause = sqlite3.OperationalError("disk I/O error")
+    cause.sqlite_errorname = name
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    expected = sa.exc.OperationalError if free else StorageFull
+    with pytest.raises(expected), write(engine):
+        raise sa.exc.OperationalError("COMMIT", {}, cause)
 
 
 def test_foreign_keys_are_checked(engine: Engine) -> None:

@@ -1,5 +1,6 @@
 """Only what nobody needs is deleted, and a put beside the sweep keeps its bytes."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,7 @@ from service.attempts import protocol
 from service.attempts.leases import Lease
 from service.blobs import LocalBlobs
 from service.blobs import sweep as sweeper
-from service.blobs.sweep import sweep
+from service.blobs.sweep import condemn_strays, sweep
 from service.blobs.tables import blob, blob_pin
 from service.database import read, write
 from service.settings import Settings
@@ -141,3 +142,14 @@ def test_a_renewal_keeps_the_pins_alive(world: World, store: LocalBlobs) -> None
     world.renew(lease)
     with read(world.engine) as conn:
         assert (conn.scalar(select(blob_pin.c.expires_at)) or 0) > 1
+
+
+def test_files_without_a_row_go_after_a_day(world: World, store: LocalBlobs) -> None:
+    """A put that outlives its lease and the sweep leaves one."""
+    stray, fresh = (store.put(content).digest for content in (b"stray", b"fresh"))
+    _, pending = pinned(world, store)
+    for digest in (stray, pending):
+        os.utime(store.path(digest), (1, 1))
+    condemn_strays(world.engine, store)
+    assert sweep(world.engine, world.settings, store) == [stray]
+    assert sorted(store.list()) == sorted([fresh, pending])
