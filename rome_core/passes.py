@@ -51,6 +51,7 @@ class Plan:
     channels_last: bool
     threads: int
     reason: str  # why it is compiled or eager
+    device: str = "cpu"
 
     def as_dict(self) -> dict[str, bool | int | str | None]:
         return asdict(self)
@@ -63,13 +64,14 @@ def plan(
     threads: int | None = None,
     network: NetworkSpec | None = None,
     size: int = 32,
+    device: torch.device | str = "cpu",
 ) -> Plan:
     """Choose how to run.
 
     `images` is how many the run will pass through networks altogether, forward and backward, and
     `network` and `size` say how much work an image is: by default the reference network at 32x32.
-    `auto` compiles where that pays and a working compiler is found; `compiled` raises CoreError
-    where there is none. Networks with batch normalisation run eager under any plan. Unless told,
+    `auto` compiles where that pays and a compiler works for `device`; `compiled` raises CoreError
+    where none does. Networks with batch normalisation run eager under any plan. Unless told,
     `threads` are PyTorch's, or one where images are too small to share.
     """
     an_image = _operations(network or NetworkSpec(), size)
@@ -81,7 +83,7 @@ def plan(
     elif mode == "auto" and work < WORTH_COMPILING:
         reason = "too little work to be worth compiling"
     else:
-        failure = _compiler_failure()
+        failure = _compiler_failure(str(device))
         if failure and mode == "compiled":
             raise CoreError(
                 "no_compiler",
@@ -93,7 +95,7 @@ def plan(
         reason = f"no working compiler: {failure}" if failure else "worth compiling"
     if mode == "compiled":
         reason = "compiled was asked for"
-    return Plan(compiled, CHUNK_BYTES * threads, True, threads, reason)
+    return Plan(compiled, CHUNK_BYTES * threads, True, threads, reason, str(device))
 
 
 class Passes:
@@ -301,10 +303,10 @@ def _operations(spec: NetworkSpec, size: int) -> int:
 
 
 @cache
-def _compiler_failure() -> str | None:
-    """Why nothing can be compiled here, found by compiling something small; None where it can."""
+def _compiler_failure(device: str) -> str | None:
+    """Why nothing can be compiled for a device, found by compiling something small, or None."""
     try:
-        torch.compile(torch.neg, fullgraph=True)(torch.ones(8))
+        torch.compile(torch.neg, fullgraph=True)(torch.ones(8, device=device))
     except Exception as problem:  # whatever a broken toolchain raises, eager works without it
         what = str(problem).strip().split("\n\n")[0]
         return f"{type(problem).__name__}: {' '.join(what.split())}"

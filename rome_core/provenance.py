@@ -1,6 +1,7 @@
 """Where a result comes from: spec, code, data, machine.
 
-Owns `provenance.json`, the only result that may hold what differs between equal runs.
+Owns `provenance.json`, the only result that may hold what differs between equal runs, and the
+circumstances a checkpoint is written under: what may change a result's last digits, and no more.
 """
 
 import hashlib
@@ -55,6 +56,27 @@ def provenance(
     }
 
 
+def circumstances(**more: Any) -> dict[str, Any]:
+    """What the last digits of a run depend on besides its spec and data, and `more` of the kind."""
+    return {
+        "torch": torch.__version__,
+        "code": _version("rome-service"),
+        "threads": torch.get_num_threads(),
+        "tf32": _tf32(),
+        **more,
+    }
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What a checkpoint was written under and this process is not, as notes for the provenance."""
+    return [
+        f"{name} was {before.get(name)} before and is {value} now: the result may differ in "
+        "its last digits from an undisturbed run's"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+
+
 def source_digest() -> str:
     """SHA-256 over the source of this package, path by path: which code ran, released or not."""
     root = Path(__file__).parent
@@ -78,10 +100,16 @@ def _hardware(device: str) -> dict[str, Any]:
         "system": platform.system(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "tf32": _tf32(),
     }
     if device.startswith("cuda"):
         described["gpu"] = torch.cuda.get_device_name(torch.device(device))
     return described
+
+
+def _tf32() -> bool:
+    """Whether float32 work may be rounded to ten bits of mantissa on the way."""
+    return torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
 
 
 def _version(package: str) -> str | None:

@@ -7,6 +7,9 @@ of tensors.
 A checkpoint is a manifest naming chunks by SHA-256. A chunk already on disk is not written again,
 so a pool of a hundred networks costs only those that changed. The manifest appears by an atomic
 rename after every chunk is on disk, so a crash at any instant leaves the checkpoint before it.
+
+It also bears the identity of its run, such as the digests of spec and data: a checkpoint of another
+identity is passed over, because going on from it would mix two runs into a result that is neither.
 """
 
 from __future__ import annotations
@@ -46,12 +49,20 @@ class Checkpoints:
     Args:
         folder: this attempt's own; made when first written to.
         earlier: folders of earlier attempts, newest first; never written to.
+        identity: what a checkpoint must agree on with this run; JSON.
     """
 
-    def __init__(self, folder: Path, earlier: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        earlier: Sequence[Path] = (),
+        *,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder = folder
         self.earlier = tuple(earlier)
-        self.damaged: list[str] = []  # what newest() had to pass over, and why
+        self.identity = dict(identity or {})
+        self.passed_over: list[str] = []  # what newest() could not use, and why
         self._proven: set[str] = set()  # digests this object wrote or read back whole
 
     def save(self, step: int, state: State, circumstances: Mapping[str, Any] | None = None) -> None:
@@ -65,6 +76,7 @@ class Checkpoints:
             "format": FORMAT,
             "step": step,
             "chunks": listing,
+            "identity": self.identity,
             "circumstances": dict(circumstances or {}),
         }
         sealed = {"digest": _digest(_compact(body)), "body": body}
@@ -72,17 +84,17 @@ class Checkpoints:
         self._prune(step)
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, here or in an earlier attempt; None without one.
+        """This run's newest whole checkpoint, here or in an earlier attempt; None without one.
 
-        A damaged one is noted in `damaged` and the one before it is taken.
+        A damaged one, or one of another run, is noted in `passed_over` and the one before it taken.
         """
-        self.damaged.clear()
+        self.passed_over.clear()
         for folder in (self.folder, *self.earlier):
             for path in sorted(folder.glob("step-*.json"), reverse=True):
                 try:
                     return self._read(path)
-                except _Damaged as damage:
-                    self.damaged.append(f"{path.name}: {damage}")
+                except _Unusable as damage:
+                    self.passed_over.append(f"{path.name}: {damage}")
         return None
 
     def _write_chunk(self, chunks: Path, value: object) -> dict[str, Any]:
@@ -101,11 +113,14 @@ class Checkpoints:
             sealed = json.loads(path.read_bytes())
             body, digest = sealed["body"], sealed["digest"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _Damaged(f"the manifest cannot be read ({error})") from error
+            raise _Unusable(f"the manifest cannot be read ({error})") from error
         if digest != _digest(_compact(body)):
-            raise _Damaged("the manifest does not match its digest")
+            raise _Unusable("the manifest does not match its digest")
         if body["format"] != FORMAT:
-            raise _Damaged(f"its format is {body['format']}, this code reads {FORMAT}")
+            raise _Unusable(f"its format is {body['format']}, this code reads {FORMAT}")
+        others = _differences(self.identity, body.get("identity", {}))
+        if others:
+            raise _Unusable(f"it is of another run: {', '.join(others)} differed")
         state = {
             name: self._read_chunk(path.parent, name, chunk)
             for name, chunk in body["chunks"].items()
@@ -116,9 +131,9 @@ class Checkpoints:
         try:
             content = (folder / "chunks" / chunk["digest"]).read_bytes()
         except OSError as error:
-            raise _Damaged(f"chunk {name} cannot be read ({error})") from error
+            raise _Unusable(f"chunk {name} cannot be read ({error})") from error
         if _digest(content) != chunk["digest"]:
-            raise _Damaged(f"chunk {name} does not match its digest")
+            raise _Unusable(f"chunk {name} does not match its digest")
         if folder == self.folder:
             self._proven.add(chunk["digest"])
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -179,8 +194,12 @@ class Cadence:
         self._cost = self._last - before
 
 
-class _Damaged(Exception):
+class _Unusable(Exception):
     """This checkpoint cannot be used; another may."""
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
 
 
 def _manifest(step: int) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from rome_core.distillation.checkpoints import Cadence, Checkpoint, Checkpoints
 from rome_core.progress import Progress, Report, Stopped
+from rome_core.provenance import changes, circumstances
 from rome_core.synthetic import SyntheticSet
 
 PHASE = "distilling"
@@ -120,15 +120,15 @@ class _Run:
 
     def resume(self) -> None:
         found = self._checkpoints.newest()
-        notes = [f"passed over a damaged checkpoint: {what}" for what in self._checkpoints.damaged]
+        notes = [f"passed over a checkpoint: {what}" for what in self._checkpoints.passed_over]
         scalars = {}
         if found is not None:
             self._take_over(found)
-            changes = self._changes(found.circumstances)
-            notes += [f"resumed at iteration {self.step}", *changes]
+            changed = changes(found.circumstances, self._circumstances())
+            notes += [f"resumed at iteration {self.step}", *changed]
             scalars["resumed_at"] = float(self.step)
-            if changes:
-                scalars["circumstances_changed"] = float(len(changes))
+            if changed:
+                scalars["circumstances_changed"] = float(len(changed))
         self._notes = tuple(notes)
         self._tell(scalars)
         self._pace.pause()
@@ -144,15 +144,6 @@ class _Run:
         self.method.load_state_dict(state)
         if found.folder == self._checkpoints.folder:
             self._checkpoint_step = self.step
-
-    def _changes(self, before: Mapping[str, Any]) -> list[str]:
-        """What the checkpoint was written under and this process is not."""
-        return [
-            f"{name} was {before.get(name)} before and is {value} now: the result may differ in "
-            "its last digits from an undisturbed run's"
-            for name, value in self._circumstances().items()
-            if before.get(name) != value
-        ]
 
     def advance(self) -> None:
         self._judge()
@@ -217,14 +208,8 @@ class _Run:
         self._tell({"score": score})
 
     def _circumstances(self) -> dict[str, Any]:
-        own = {
-            "torch": torch.__version__,
-            "code": version("rome-service"),
-            "threads": torch.get_num_threads(),
-        }
-        if isinstance(self.method, Circumstanced):
-            own.update(self.method.circumstances)
-        return own
+        own = self.method.circumstances if isinstance(self.method, Circumstanced) else {}
+        return circumstances(**own)
 
     def _tell(self, scalars: Mapping[str, float]) -> None:
         total = self.method.iterations

@@ -295,7 +295,7 @@ class Rome:
                 x, labels = self._normalised(chosen), self._labels[chosen.to(self._device)]
                 if hp.pool_training != "clean":
                     made = self.draws.training_noise(self.iteration, slot, step)
-                    noise = start_noise(x.cpu(), self.budget, made)
+                    noise = start_noise(x, self.budget, made)
                     attacked = self._attack(member, x, labels, noise)
                     both = hp.pool_training == "both"
                     x = torch.cat([attacked, x]) if both else attacked
@@ -374,11 +374,11 @@ class Rome:
                 out = max(1, round(hp.holdout * len(members)))
                 kept.append(members[order[:out]])
                 members = members[order[out:]].sort().values
-            if len(members) < (self.ipc if hp.init == "real" else 1):
+            if len(members) < self.ipc:
                 raise CoreError(
                     "class_too_small",
                     f"Class {label} has {len(members)} images to distil from, ipc is {self.ipc}.",
-                    "Lower ipc, or start from noise (init=noise).",
+                    "Lower ipc.",
                     field="ipc",
                 )
             used.append(members)

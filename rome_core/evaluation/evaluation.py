@@ -7,7 +7,7 @@ Owns the order of work, its checkpoints and its progress. The numbers are `stude
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from rome_core.evaluation.students import Student, TrainingSet
 from rome_core.networks import ConvNet
 from rome_core.passes import Passes, Plan
 from rome_core.progress import Progress, Report, Stopped
+from rome_core.provenance import changes, circumstances
 from rome_core.randomness import generator
 from rome_core.recipes.evaluate import DomainBudget, EvaluateSpec
 from rome_core.recipes.report import Accuracies, DomainReport
@@ -103,7 +104,7 @@ class Evaluation:
                 "Evaluate it on the dataset it was made from.",
                 "dataset",
             )
-        self._spec, self._plan = spec, plan
+        self._spec, self._plan, self._device = spec, plan, str(device)
         self._training = TrainingSet.of(
             synthetic, augmentation=spec.students.augmentation, device=device
         )
@@ -135,7 +136,8 @@ class Evaluation:
             Student(self._training, self._spec.students, seed=self._spec.seed, number=number)
             for number in range(self._count)
         ]
-        work = _Work(students, checkpoints, report, should_stop)
+        here = circumstances(plan=self._plan.as_dict(), device=self._device)
+        work = _Work(students, checkpoints, report, should_stop, here)
         work.resume()
         for number, student in enumerate(students):
             for epoch in student.train():
@@ -200,7 +202,9 @@ class _Work:
         checkpoints: Checkpoints,
         report: Report,
         should_stop: Callable[[], bool],
+        circumstances: Mapping[str, Any],
     ) -> None:
+        self._circumstances = circumstances
         self.train_accuracy: dict[str, float] = {}  # by student, of its last epoch so far
         self.correct: dict[str, torch.Tensor] = {}  # by "student/measure"
         self.notes: list[str] = []
@@ -220,10 +224,11 @@ class _Work:
     def resume(self) -> None:
         """Go on from where an earlier attempt got to, if there was one."""
         found = self._checkpoints.newest()
-        self.notes += [f"passed over a damaged checkpoint: {x}" for x in self._checkpoints.damaged]
+        self.notes += [f"passed over a checkpoint: {x}" for x in self._checkpoints.passed_over]
         if found is None:
             return
         self.notes.append(f"resumed after {found.step} units of work")
+        self.notes += changes(found.circumstances, self._circumstances)
         own = found.state["evaluation"]
         self._units = found.step
         self.train_accuracy.update(own["train_accuracy"])
@@ -259,7 +264,7 @@ class _Work:
         for number, student in enumerate(self._students):
             if student.epochs_done:
                 state[f"student/{number}"] = student.state_dict()
-        self._checkpoints.save(self._units, state)
+        self._checkpoints.save(self._units, state, self._circumstances)
 
 
 def _test_set(

@@ -37,11 +37,9 @@ class Measure:
         """Such as `pixel/pgd/untargeted`: a number's name begins with its domain."""
         return "/".join(part for part in (self.domain, self.attack, self.mode) if part)
 
-    @property
-    def gradients(self) -> Callable[[DomainBudget], int]:
+    def gradients(self, budget: DomainBudget) -> int:
         """Input gradients an image of this attack."""
-        counts = {"fgsm": lambda budget: 1, "pgd": lambda budget: budget.steps}
-        return counts.get(self.attack, lambda budget: 0)
+        return {"fgsm": 1, "pgd": budget.steps}.get(self.attack, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +106,7 @@ def measure(
         limits = Budget.of(budget.epsilon, budget.step, budget.steps, budget.random_start)
         if what.attack == "pgd" and budget.random_start:
             draws = generator(seed, "attack", what.name)
-            noise = start_noise(test.pixels.cpu(), limits, draws)
+            noise = start_noise(test.pixels, limits, draws)
     correct = []
     for start in range(0, len(test.pixels), CHUNK):
         part = slice(start, start + CHUNK)

@@ -26,7 +26,13 @@ DSA = "color_crop_cutout_flip_scale_rotate"
 
 
 def _network(name: str) -> str:
-    return parse_network(name).name
+    spec = parse_network(name)
+    if spec.norm == "batch":
+        raise ValueError(
+            "batch normalisation couples the images of a batch, and matching needs features of "
+            "single images: take instance, group or layer"
+        )
+    return spec.name
 
 
 def _strategy(name: str) -> str:
@@ -57,7 +63,8 @@ class RomeHyperparameters(BaseModel):
     )
     network: NetworkName = Field(
         "convnet",
-        description="Name of the pool's architecture. Code: ConvNet (depth 3, width 128).",
+        description="Name of the pool's architecture, without batch normalisation. "
+        "Code: ConvNet (depth 3, width 128).",
     )
     embed_layer: Literal["last"] = Field(
         "last",
@@ -238,9 +245,12 @@ class RomeHyperparameters(BaseModel):
 
 
 def images_per_class(hyperparameters: BaseModel, ipc: int) -> int:
-    """How many real images of each class the method needs: each quadrant draws its own."""
+    """How many real images of each class the method needs: each quadrant draws its own.
+
+    A start from noise needs as many: a set larger than its dataset distils nothing.
+    """
     assert isinstance(hyperparameters, RomeHyperparameters)
-    return ipc if hyperparameters.init == "real" else 1
+    return ipc
 
 
 # The released code, common to its six commands.

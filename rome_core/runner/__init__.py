@@ -32,6 +32,8 @@ def run(spec: Mapping[str, Any], context: Context) -> Outcome:
     spec = _canonical(spec)
     _check_device(context.device)
     threads = torch.get_num_threads()  # a run sets those of its plan
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False  # a GPU's float32 is the CPU's within rounding
     try:
         return distill(spec, context) if spec["kind"] == "distill" else evaluate(spec, context)
     except OSError as error:
@@ -44,6 +46,7 @@ def run(spec: Mapping[str, Any], context: Context) -> Outcome:
         ) from error
     finally:
         torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 def _check_device(name: str) -> None:

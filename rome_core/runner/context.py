@@ -28,8 +28,10 @@ class Context:
 
     `workdir` is this attempt's own folder; `checkpoints/` and `results/` are made in it. `earlier`
     are workdirs of earlier attempts, newest first: a run goes on from the newest whole checkpoint
-    of them all. `inputs` maps artifact ids to files. `should_stop` is polled once an iteration;
-    True leads to a checkpoint and `Stopped`.
+    of the newest attempt that left one, if spec and data are still those it was written for.
+    `inputs` maps artifact ids to files. `should_stop` is polled once an iteration, and while
+    students train or are attacked once an epoch or chunk of images; True leads to a checkpoint and
+    `Stopped`.
     """
 
     workdir: Path
@@ -45,9 +47,12 @@ class Context:
     def results(self) -> Path:
         return self.workdir / "results"
 
-    def checkpoints(self) -> Checkpoints:
+    def checkpoints(self, identity: Mapping[str, Any]) -> Checkpoints:
+        """Those of this attempt and the earlier ones; only of a run with the same `identity`."""
         return Checkpoints(
-            self.workdir / "checkpoints", [folder / "checkpoints" for folder in self.earlier]
+            self.workdir / "checkpoints",
+            [folder / "checkpoints" for folder in self.earlier],
+            identity=identity,
         )
 
 

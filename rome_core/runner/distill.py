@@ -23,7 +23,7 @@ from rome_core.errors import CoreError, fields_under
 from rome_core.files import write_json
 from rome_core.progress import Progress
 from rome_core.provenance import provenance
-from rome_core.recipes import catalogue
+from rome_core.recipes import catalogue, spec_hash
 from rome_core.recipes.networks import parse
 from rome_core.runner.context import Context, Outcome, Output
 from rome_core.runner.selection import selection
@@ -57,7 +57,7 @@ def distill(spec: Mapping[str, Any], context: Context) -> Outcome:
     context.report(Progress("loading", 1, 1))
     distilled = engine.distil(
         method,
-        checkpoints=context.checkpoints(),
+        checkpoints=context.checkpoints({"spec": spec_hash(spec), "data": dict(dataset.digests)}),
         report=context.report,
         should_stop=context.should_stop,
         evaluation=selection(method, dataset, hyperparameters, spec["seed"], context, plan),
@@ -115,6 +115,7 @@ def _plan(hyperparameters: object, dataset: Dataset, context: Context) -> passes
         threads=context.threads,
         network=parse(getattr(hyperparameters, "network", "convnet")),
         size=dataset.shape[1],
+        device=context.device,
     )
 
 

@@ -18,6 +18,7 @@ from rome_core.evaluation.evaluation import Evaluated, Evaluation
 from rome_core.files import write_atomically, write_json
 from rome_core.progress import Progress
 from rome_core.provenance import file_digest, provenance
+from rome_core.recipes import spec_hash
 from rome_core.recipes.evaluate import EvaluateSpec
 from rome_core.recipes.networks import parse
 from rome_core.recipes.report import Accuracies, EvaluationReport
@@ -45,13 +46,16 @@ def evaluate(spec: Mapping[str, Any], context: Context) -> Outcome:
         threads=context.threads,
         network=parse(asked.students.network),
         size=dataset.shape[1],
+        device=context.device,
     )
     torch.set_num_threads(plan.threads)
     evaluation = Evaluation(synthetic, dataset, asked, plan=plan, device=context.device)
     context.report(Progress("loading", 1, 1))
     with fields_under("students", type(asked.students).model_fields):
         done = evaluation.run(
-            checkpoints=context.checkpoints(),
+            checkpoints=context.checkpoints(
+                {"spec": spec_hash(spec), "data": dict(dataset.digests), "set": digest}
+            ),
             report=context.report,
             should_stop=context.should_stop,
         )

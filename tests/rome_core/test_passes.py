@@ -138,6 +138,7 @@ def test_a_plan_can_be_written_down():
         "channels_last": True,
         "threads": 3,
         "reason": "eager was asked for",
+        "device": "cpu",
     }
 
 
@@ -148,7 +149,7 @@ def test_little_work_is_not_compiled():
 
 
 def test_work_is_weighed_by_the_network(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(passes, "_compiler_failure", lambda: None)
+    monkeypatch.setattr(passes, "_compiler_failure", lambda device: None)
     images = 200_000
     assert plan(images=images).compiled
     assert not plan(images=images, size=8).compiled
@@ -156,12 +157,19 @@ def test_work_is_weighed_by_the_network(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_without_a_compiler_passes_are_eager_and_say_why(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(passes, "_compiler_failure", lambda: "NoCompiler: no g++")
+    monkeypatch.setattr(passes, "_compiler_failure", lambda device: "NoCompiler: no g++")
     chosen = plan(images=10**9)
     assert not chosen.compiled
     assert chosen.reason == "no working compiler: NoCompiler: no g++"
     with pytest.raises(CoreError, match="no g\\+\\+"):
         plan(mode="compiled")
+
+
+def test_the_compiler_is_tried_on_the_device_of_the_run():
+    chosen = plan(images=10**9, device="cuda:99")  # nobody has a hundred
+    assert not chosen.compiled
+    assert chosen.reason.startswith("no working compiler")
+    assert chosen.device == "cuda:99"
 
 
 @pytest.mark.skipif(

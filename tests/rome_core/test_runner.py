@@ -163,6 +163,37 @@ def test_a_stopped_run_goes_on_elsewhere_and_ends_alike(polls: int, context: Con
     assert any("resumed" in note for note in resumed.provenance["notes"])
 
 
+def other_images(root: Path) -> None:
+    """Put other images of the same shape into tiny.npz."""
+    with np.load(root / "tiny.npz") as arrays:
+        np.savez(root / "tiny.npz", images=255 - arrays["images"], labels=arrays["labels"])
+
+
+@pytest.mark.parametrize("change", ["data", "spec"])
+def test_a_checkpoint_of_other_data_or_another_spec_is_passed_over(
+    change: str, context: Context
+) -> None:
+    with pytest.raises(Stopped):
+        run(ROME, replace(context, should_stop=StopAfter(3)))
+    body = {**ROME, "seed": 1} if change == "spec" else ROME
+    if change == "data":
+        other_images(context.data_root)
+    anew = run(body, replace(context, workdir=context.workdir.with_name("anew")))
+    seen: list[Progress] = []
+    second = Context(
+        workdir=context.workdir.with_name("attempt-2"),
+        data_root=context.data_root,
+        earlier=(context.workdir,),
+        report=seen.append,
+    )
+    outcome = run(body, second)
+    assert digests(outcome) == digests(anew)
+    assert not any("resumed_at" in progress.scalars for progress in seen)
+    (note,) = outcome.provenance["notes"]
+    assert note.startswith("passed over a checkpoint")
+    assert f"another run: {change} differed" in note
+
+
 @pytest.fixture
 def artifact(context: Context) -> Path:
     outcome = run(RANDOM, replace(context, workdir=context.workdir.with_name("made")))
@@ -217,6 +248,38 @@ def test_a_stopped_evaluation_goes_on_and_ends_alike(
     assert digests(resumed) == digests(whole)
     training = [progress.step for progress in seen if progress.phase == "training students"]
     assert training == list(range(min(polls, 9) + 2, 11))
+
+
+def test_an_evaluation_goes_on_only_with_the_same_set_and_data(
+    context: Context, artifact: Path
+) -> None:
+    context = evaluating(context, artifact)
+    with pytest.raises(Stopped):
+        run(EVALUATE, replace(context, should_stop=StopAfter(3)))
+    other_images(context.data_root)
+    made = synthetic.load(artifact)
+    synthetic.save_pt(replace(made, images=-made.images), artifact)
+    second = replace(
+        context, workdir=context.workdir.with_name("attempt-2"), earlier=(context.workdir,)
+    )
+    (note,) = run(EVALUATE, second).provenance["notes"]
+    assert "another run: data, set differed" in note
+
+
+def test_an_evaluation_resumed_elsewhere_says_so(context: Context, artifact: Path) -> None:
+    context = evaluating(context, artifact)
+    with pytest.raises(Stopped):
+        run(EVALUATE, replace(context, should_stop=StopAfter(3), threads=1))
+    second = replace(
+        context,
+        workdir=context.workdir.with_name("attempt-2"),
+        earlier=(context.workdir,),
+        threads=2,
+    )
+    notes = run(EVALUATE, second).provenance["notes"]
+    assert notes[0] == "resumed after 4 units of work"
+    assert any(note.startswith("threads was 1 before and is 2 now") for note in notes)
+    assert any(note.startswith("plan was") for note in notes)
 
 
 def test_the_same_seed_with_more_students_keeps_the_first_ones(

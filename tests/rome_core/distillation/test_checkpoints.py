@@ -86,15 +86,15 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert found.step == 1
     assert torch.equal(found.state["images"], state(1)["images"])
     if not (part == "manifest" and damage is Path.unlink):
-        assert len(reader.damaged) == 1
-        assert "step-000000002" in reader.damaged[0]
+        assert len(reader.passed_over) == 1
+        assert "step-000000002" in reader.passed_over[0]
 
     # The run goes on from there and the damage is out of its way.
     reader.save(2, state(2))
     reader.save(3, state(3))
     again = Checkpoints(tmp_path)
     assert again.newest() is not None
-    assert again.damaged == []
+    assert again.passed_over == []
     assert steps(tmp_path) == ["step-000000002.json", "step-000000003.json"]
 
 
@@ -115,7 +115,7 @@ def test_another_format_is_passed_over(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "FORMAT", 2)
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.newest() is None
-    assert "format" in checkpoints.damaged[0]
+    assert "format" in checkpoints.passed_over[0]
 
 
 def test_earlier_attempts_are_read_newest_first_and_never_written(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_failed_write_leaves_the_checkpoint_before_it(
     found = checkpoints.newest()
     assert found is not None
     assert found.step == 1
-    assert checkpoints.damaged == []
+    assert checkpoints.passed_over == []
 
 
 def test_a_damaged_chunk_of_before_is_written_anew(tmp_path: Path) -> None:

@@ -176,9 +176,9 @@ def test_the_start_packs_four_half_size_real_images(tiny: Dataset) -> None:
     assert decoded.shape == (8, 3, 8, 8)
 
 
-def test_noise_needs_no_real_images(tiny: Dataset) -> None:
-    method = make(tiny, ipc=100, init="noise")
-    assert method.images.shape == (300, 3, 8, 8)
+def test_a_start_from_noise_is_normal(tiny: Dataset) -> None:
+    method = make(tiny, ipc=12, init="noise")
+    assert method.images.shape == (36, 3, 8, 8)
     assert abs(method.images.std().item() - 1) < 0.05
 
 
@@ -238,6 +238,7 @@ def test_scalars_are_finite_and_count_every_pass(tiny: Dataset) -> None:
     ("ipc", "changes", "code"),
     [
         (13, {}, "class_too_small"),
+        (13, {"init": "noise"}, "class_too_small"),
         (10, {"selection": "holdout", "holdout": 0.5}, "class_too_small"),
         (1, {"target_rule": "mod10"}, "target_out_of_range"),
         (1, {"network": "convnet-d4"}, "network_too_deep"),

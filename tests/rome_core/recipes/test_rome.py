@@ -138,6 +138,7 @@ def test_every_field_is_described() -> None:
         ("rob_loss", "tv"),
         ("network", "resnet"),
         ("network", "convnet-d9"),
+        ("network", "convnet-batch"),
         ("augmentation", "crop_blur"),
         ("net_begin", 101),
         ("train_net_num", 5),

@@ -176,6 +176,8 @@ def test_npz_names_cannot_leave_the_data_root(name: str) -> None:
 def test_ipc_up_to_the_smallest_class() -> None:
     assert recipes.canonical({**ROME, "ipc": 140}, seed=1)["ipc"] == 140
     assert problem({**ROME, "ipc": 141}).remedy == "Ask for at most 140."
+    noise = {**ROME, "hyperparameters": {"init": "noise"}, "ipc": 1_000_000}
+    assert problem(noise).remedy == "Ask for at most 140."
 
 
 def test_packing_counts_real_images() -> None:
