@@ -11,11 +11,14 @@ from torch import Tensor
 
 from rome_core import passes
 from rome_core.attacks import Budget, adapt, pgd, targets
+from rome_core.distillation.rome import Rome
 from rome_core.errors import CoreError
 from rome_core.networks import ConvNet, build
 from rome_core.passes import Passes, Plan, plan
 from rome_core.randomness import generator
 from rome_core.recipes.networks import parse
+from rome_core.recipes.rome import RomeHyperparameters
+from tests.rome_core.distillation.conftest import tiny_dataset
 
 EAGER = Plan(False, None, False, 1, "the plain way")
 CHUNKED = Plan(False, 4 * 8 * 8 * 4 * 2, True, 1, "two images of 8x8 at width 4 a chunk")
@@ -172,11 +175,15 @@ def test_the_compiler_is_tried_on_the_device_of_the_run():
     assert chosen.device == "cuda:99"
 
 
-@pytest.mark.skipif(
+needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler"
 )
 # The compiler's own imports use what torch has deprecated.
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+deprecations = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+
+@needs_compiler
+@deprecations
 def test_compiled_passes_are_eager_ones():
     chosen = replace(plan(mode="compiled", threads=1), chunk_bytes=CHUNKED.chunk_bytes)
     assert chosen.compiled
@@ -193,3 +200,30 @@ def test_compiled_passes_are_eager_ones():
     torch.testing.assert_close(logits.double(), double(x.double()), rtol=1e-4, atol=1e-5)
     for key, value in plain_train_gradient(double, x.double(), y).items():
         torch.testing.assert_close(gradients[key].double(), value, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+@deprecations
+def test_rome_under_a_compiled_plan_is_rome():
+    """With the shapes of the test above, whose compiled code serves again."""
+    settings = RomeHyperparameters(
+        network="convnet-d1-w4",
+        batch_real=3,
+        batch_train=5,  # the last chunk is padded
+        net_begin=1,
+        net_num=2,
+        fetch_net_num=1,
+        model_train_steps=2,
+        pgd_steps=2,
+    )
+    eager = replace(CHUNKED, reason="to compare with")
+    images = []
+    for how in (replace(eager, compiled=True), eager):
+        dataset = tiny_dataset(classes=5, per_class=4)
+        method = Rome(dataset, settings, ipc=1, seed=5, plan=how)
+        start = method.images.clone()
+        for _ in range(3):
+            method.step()
+        assert (method.images - start).abs().max() > 1e-3
+        images.append(method.images)
+    torch.testing.assert_close(*images, rtol=0, atol=2e-6)

@@ -88,15 +88,23 @@ def test_the_fast_form_equals_the_naive_one_step_by_step(
     assert (fast.images - start).abs().max() > 1e-3
 
 
-def test_float32_stays_within_rounding_of_the_naive_float64_form(tiny: Dataset) -> None:
-    # Without attacks: the sign of a gradient near zero may differ between precisions.
-    changes = {**RELEASED, "pgd_step": "0", "pgd_epsilon": "0"}
-    fast = make(tiny, dtype=torch.float32, **changes)
+@pytest.mark.parametrize(
+    "changes",
+    [{"pgd_step": "0", "pgd_epsilon": "0"}, {}],
+    ids=["no attack", "attacks"],
+)
+def test_float32_stays_within_rounding_of_the_naive_float64_form(
+    tiny: Dataset, changes: dict[str, Any]
+) -> None:
+    """An attack follows signs, and that of a gradient near zero may differ between precisions: not
+    on these images.
+    """
+    fast = make(tiny, dtype=torch.float32, **{**RELEASED, **changes})
     slow = naive(fast)
     for _ in range(5):
         fast.step()
         slow.step()
-    torch.testing.assert_close(fast.images.double(), slow.images.detach(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(fast.images.double(), slow.images.detach(), rtol=0, atol=2e-6)
 
 
 def test_the_published_target_rule_with_ten_classes() -> None:
