@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from types import FrameType
 
 import uvicorn
@@ -51,10 +52,8 @@ def run(*, until_eof: bool = False) -> None:
     logs.configure()
     chosen = settings.load()
     console = Console(stderr=True, highlight=False)
-    if until_eof:
-        threading.Thread(target=_end_with_input, name="stdin", daemon=True).start()
     try:
-        _serve(chosen, console)
+        _serve(chosen, console, until_eof=until_eof)
     except KeyboardInterrupt:
         console.print(
             "[dim]ended at once; running jobs go on from their checkpoints at the next start[/]"
@@ -62,7 +61,7 @@ def run(*, until_eof: bool = False) -> None:
         sys.exit(128 + signal.SIGINT)
 
 
-def _serve(chosen: Settings, console: Console) -> None:
+def _serve(chosen: Settings, console: Console, *, until_eof: bool) -> None:
     with _listen(chosen) as listener, lock.hold(chosen.state_dir):
         engine = database.create_engine(chosen)
         database.upgrade(engine)
@@ -78,16 +77,23 @@ def _serve(chosen: Settings, console: Console) -> None:
                     timeout_graceful_shutdown=GRACE_SECONDS,
                 )
             )
+            if until_eof:
+                tied = threading.Thread(
+                    target=_end_with_input, args=(server,), name="stdin", daemon=True
+                )
+                tied.start()
             banner.show(console, chosen, port=listener.getsockname()[1])
             server.run(sockets=[listener])
             console.print("[dim]draining: running jobs go back to the queue …[/]")
         console.print("[dim]stopped[/]")
 
 
-def _end_with_input() -> None:
+def _end_with_input(server: Server) -> None:
     while os.read(0, 4096):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    while not server.started:  # a server that is told before would not close what it opened
+        time.sleep(0.05)
+    server.should_exit = True
 
 
 def _listen(chosen: Settings) -> socket.socket:

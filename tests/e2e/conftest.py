@@ -21,15 +21,28 @@ URL = re.compile(r"http://127\.0\.0\.1:\d+")
 @dataclass
 class Serving:
     process: subprocess.Popen[str]
+    state_dir: Path
     url: str
     said: list[str]
 
     def stop(self, number: int = signal.SIGINT) -> int:
         """Send a signal, read the rest of what it says, and give the exit status."""
         self.process.send_signal(number)
+        return self.end()
+
+    def end(self) -> int:
         assert self.process.stderr is not None
         self.said += self.process.stderr.readlines()
         return self.process.wait()
+
+    def kill(self) -> None:
+        """Every process of the tree at once, none of which can do anything about it."""
+        while pids := processes(self.state_dir):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.poll()
+        self.end()
 
 
 def environment(state_dir: Path, **more: str) -> dict[str, str]:
@@ -38,9 +51,10 @@ def environment(state_dir: Path, **more: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(state_dir: Path, **more: str) -> Iterator[Serving]:
+def serving(state_dir: Path, *options: str, **more: str) -> Iterator[Serving]:
     process = subprocess.Popen(
-        [*ROME, "serve", "--port", "0"],
+        [*ROME, "serve", "--port", "0", *options],
+        stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(state_dir, **more),
@@ -54,12 +68,28 @@ def serving(state_dir: Path, **more: str) -> Iterator[Serving]:
             assert line, f"it ended: {''.join(said)}"
             said.append(line)
             found = URL.search(line)
-        yield Serving(process, found.group(), said)
+        yield Serving(process, state_dir, found.group(), said)
     finally:
         if process.poll() is None:
             process.kill()
-        process.stderr.close()
+        for pipe in (process.stdin, process.stderr):
+            if pipe:
+                pipe.close()
         process.wait()
+
+
+def processes(state_dir: Path) -> list[int]:
+    """Those that were started for this state folder and still live."""
+    wanted = f"ROME_STATE_DIR={state_dir}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+            except OSError:  # it ended while we looked, or is another user's
+                continue
+    return found
 
 
 def rome(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from rome_client import Client
-from tests.e2e.conftest import Serving, rome, serving
+from tests.e2e.conftest import Serving, processes, rome, serving
 
 RANDOM = {"method": "random", "dataset": "digits", "ipc": 1, "seed": 7}
 
@@ -55,28 +55,10 @@ def test_the_command_runs_a_file_to_its_result(served: Serving, tmp_path: Path) 
     assert (output / "synthetic.pt").stat().st_size > 0
 
 
-def test_a_tiny_rome_job_succeeds(served: Serving) -> None:
-    spec = {
-        "preset": "rome-quick-digits-ipc10",
-        "ipc": 1,
-        "seed": 1,
-        "hyperparameters": {
-            "iterations": 2,
-            "network": "convnet-w8-d1",
-            "net_num": 2,
-            "net_begin": 1,
-        },
-    }
-    with Client(served.url) as client:
-        job = client.wait(client.submit(spec)["id"], timeout=240)
-        assert job["result"]
-        assert any(row["kind"] == "synthetic-set" for row in client.artifacts(job["id"]))
-
-
 def test_a_second_serve_on_the_folder_is_refused(served: Serving) -> None:
     with httpx2.Client(base_url=served.url) as http:
         assert http.get("/health/live").status_code == 200
-    folder = _state(served)
+    folder = str(served.state_dir)
     ended = rome("serve", "--port", "0", "--state-dir", folder)
     assert ended.returncode == 6
     said = ended.stderr.splitlines()
@@ -86,12 +68,6 @@ def test_a_second_serve_on_the_folder_is_refused(served: Serving) -> None:
     assert said[1].startswith("  → ")
 
 
-def _state(served: Serving) -> str:
-    with open(f"/proc/{served.process.pid}/environ", "rb") as file:
-        values = dict(pair.split("=", 1) for pair in file.read().decode().split("\0") if pair)
-    return values["ROME_STATE_DIR"]
-
-
 def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -99,7 +75,7 @@ def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
     assert ended.returncode == 6
     assert f"127.0.0.1:{port}" in ended.stderr
     assert "Traceback" not in ended.stderr
-    assert not (tmp_path / "state" / "rome.db").exists()
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
@@ -114,7 +90,7 @@ def test_a_signal_ends_it_at_once_with_watchers_and_work(tmp_path: Path, number:
     """A stream is open and a job has run; the process leaves with status 0 and no orphan."""
     with serving(tmp_path / "state") as served:
         with httpx2.Client(base_url=served.url, timeout=60) as http:
-            job = http.post("/v1/jobs", json={**RANDOM, "run_at": "2999-01-01T00:00:00Z"}).json()
+            job = http.post("/v1/jobs", json={**RANDOM, "run_at": "2199-01-01T00:00:00Z"}).json()
             with http.sse(f"/v1/jobs/{job['id']}/stream") as source:
                 messages = iter(source)
                 assert next(messages).retry == 1000
@@ -122,17 +98,74 @@ def test_a_signal_ends_it_at_once_with_watchers_and_work(tmp_path: Path, number:
                 assert served.stop(number) == 0
                 assert list(messages) == []
         assert "stopped" in served.said[-1]
-        assert _left_behind(tmp_path / "state") == []
+        assert processes(tmp_path / "state") == []
 
 
-def test_jobs_outlive_the_service(tmp_path: Path) -> None:
+def test_the_end_of_its_input_ends_it_where_that_was_asked_for(tmp_path: Path) -> None:
+    with serving(tmp_path / "state", "--until-eof") as served:
+        assert served.process.stdin is not None
+        served.process.stdin.close()
+        assert served.end() == 0
+        assert processes(tmp_path / "state") == []
+
+
+# Some seconds of computing, seen step by step, and leases that run out soon.
+TINY_ROME = {
+    "preset": "rome-quick-digits-ipc10",
+    "ipc": 1,
+    "seed": 1,
+    "hyperparameters": {
+        "iterations": 30,
+        "network": "convnet-w8-d1",
+        "net_num": 2,
+        "net_begin": 1,
+    },
+}
+SOON = {
+    "ROME_PROGRESS_EVENT_SECONDS": "0.01",
+    "ROME_LEASE_TTL_SECONDS": "2",
+    "ROME_LEASE_RENEW_SECONDS": "0.5",
+    "ROME_REAPER_INTERVAL_SECONDS": "0.2",
+    "ROME_RETRY_SECONDS": "0",
+}
+
+
+def _distilling(client: Client, job_id: str) -> int:
+    """Follow a job until it has distilled for a step or more; which one."""
+    for event in client.events(job_id):
+        if event.data.get("phase") == "distilling" and event.data["step"]:
+            return int(event.data["step"])
+    raise AssertionError("the job ended before it was interrupted")
+
+
+def test_an_interrupted_job_goes_on_at_the_next_start(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    with serving(state) as served:
-        with Client(served.url) as client:
-            later = client.submit({**RANDOM, "run_at": "2999-01-01T00:00:00Z"})
-        served.process.kill()
-        served.process.wait()
-    with serving(state) as served, Client(served.url) as client:
+    with serving(state, **SOON) as served, Client(served.url) as client:
+        job_id = client.submit(TINY_ROME)["id"]
+        step = _distilling(client, job_id)
+        assert served.stop() == 0
+        assert processes(state) == []
+    with serving(state, **SOON) as served, Client(served.url) as client:
+        job = client.wait(job_id, timeout=60)
+        drained, last = client.attempts(job_id)
+        assert any(row["kind"] == "synthetic-set" for row in client.artifacts(job_id))
+        served.stop()
+    assert (drained["outcome"], drained["charged"]) == ("drained", False)
+    assert last["resumed_step"] >= step
+    assert (job["status"], job["attempts_charged"]) == ("succeeded", 0)
+
+
+def test_a_killed_tree_loses_no_job(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with serving(state, **SOON) as served, Client(served.url) as client:
+        job_id = client.submit(TINY_ROME)["id"]
+        later = client.submit({**RANDOM, "run_at": "2199-01-01T00:00:00Z"})
+        _distilling(client, job_id)
+        served.kill()
+        assert processes(state) == []
+    with serving(state, **SOON) as served, Client(served.url) as client:
+        assert client.wait(job_id, timeout=60)["status"] == "succeeded"
+        assert [attempt["outcome"] for attempt in client.attempts(job_id)] == ["lost", "succeeded"]
         assert client.get(later["id"]) == later
         served.stop()
 
@@ -140,6 +173,7 @@ def test_jobs_outlive_the_service(tmp_path: Path) -> None:
 def test_the_database_commands(tmp_path: Path) -> None:
     environ = {"ROME_STATE_DIR": str(tmp_path / "state")}
     assert "database empty" in rome("db", "current", **environ).stdout
+    assert not (tmp_path / "state").exists()
     first, again = rome("db", "upgrade", **environ), rome("db", "upgrade", **environ)
     assert first.stdout.startswith("empty -> ")
     assert "up to date" in again.stdout
@@ -156,17 +190,3 @@ def test_the_doctor_answers(tmp_path: Path) -> None:
     assert "Python" in ended.stdout
     assert "dataset digits" in ended.stdout
     assert not (tmp_path / "state").exists()
-
-
-def _left_behind(state: Path) -> list[str]:
-    """Processes that were started for this state folder and still live."""
-    wanted = f"ROME_STATE_DIR={state}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append((entry / "cmdline").read_text())
-            except OSError:  # it ended while we looked, or is another user's
-                continue
-    return found

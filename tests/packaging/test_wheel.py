@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import venv
@@ -16,8 +17,14 @@ PACKAGES = {"api", "launcher", "migrations", "rome_client", "rome_core", "servic
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # From a copy: a build leaves its folders beside the source, and takes what an earlier one left.
+    source = tmp_path_factory.mktemp("source")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     folder = tmp_path_factory.mktemp("dist")
-    command = ["build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    command = ["build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
     subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
     (found,) = folder.glob("*.whl")
     return found
