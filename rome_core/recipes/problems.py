@@ -37,7 +37,7 @@ class SpecError(ValueError):
 def unknown_name(field: str, noun: str, given: object, known: Iterable[str]) -> FieldProblem:
     """The problem of a name that is not in a catalogue, with the nearest one that is."""
     names = sorted(known)
-    near = get_close_matches(str(given), names, n=1, cutoff=0.5)
+    near = get_close_matches(str(given), names, n=1)
     return FieldProblem(
         field, f"there is no {noun} named {given!r}", _choices("One of", names, near)
     )
@@ -57,7 +57,7 @@ def _problem(detail: Mapping[str, Any], model: type[BaseModel], prefix: str) -> 
     if kind == "extra_forbidden":
         owner = _owner(model, path[:-1])
         names = sorted(owner.model_fields)
-        near = get_close_matches(path[-1], names, n=1, cutoff=0.5)
+        near = get_close_matches(path[-1], names, n=1)
         return FieldProblem(field, "there is no such field", _choices("Known fields", names, near))
     if kind == "missing":
         return FieldProblem(field, "this field is required", f"Give {field}.")

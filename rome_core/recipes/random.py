@@ -48,9 +48,10 @@ def images_per_class(hyperparameters: BaseModel, ipc: int) -> int:
 
 
 def _packed(dataset: str, title: str, ipc: int) -> Preset:
+    images = "image" if ipc == 1 else "images"
     return Preset(
         name=f"random-{dataset}-ipc{ipc}",
-        title=f"Random real subset, {title}, {ipc} images per class, packed 2x2",
+        title=f"Random real subset, {title}, {ipc} {images} per class, packed 2x2",
         method="random",
         dataset=dataset,
         ipc=ipc,

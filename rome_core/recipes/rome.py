@@ -313,10 +313,14 @@ _TABLE = (
 _TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 
+def _images(ipc: int) -> str:
+    return f"{ipc} image{'s' if ipc > 1 else ''} per class"
+
+
 def _published(row: _Row) -> Preset:
     return Preset(
         name=f"rome-2025-{row.dataset}-ipc{row.ipc}",
-        title=f"ROME as released, {_TITLES[row.dataset]}, {row.ipc} images per class",
+        title=f"ROME as released, {_TITLES[row.dataset]}, {_images(row.ipc)}",
         method="rome",
         dataset=row.dataset,
         ipc=row.ipc,
@@ -331,7 +335,7 @@ def _published(row: _Row) -> Preset:
 def _pixel(row: _Row) -> Preset:
     return Preset(
         name=f"rome-pixel-{row.dataset}-ipc{row.ipc}",
-        title=f"ROME in pixel space, {_TITLES[row.dataset]}, {row.ipc} images per class",
+        title=f"ROME in pixel space, {_TITLES[row.dataset]}, {_images(row.ipc)}",
         method="rome",
         dataset=row.dataset,
         ipc=row.ipc,

@@ -90,6 +90,12 @@ def test_every_preset_of_the_catalogue_can_be_submitted(client: TestClient) -> N
         assert job["spec"]["ipc"] == preset["ipc"]
 
 
+def test_one_image_is_not_images(client: TestClient) -> None:
+    for preset in client.get("/v1/presets").json()["items"]:
+        noun = "image" if preset["ipc"] == 1 else "images"
+        assert f"{preset['ipc']} {noun} per class" in preset["title"]
+
+
 def test_methods_carry_the_schema_of_their_hyperparameters(client: TestClient) -> None:
     schema = client.get("/v1/methods/rome").json()["hyperparameters"]
     assert "iterations" in schema["properties"]

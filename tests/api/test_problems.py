@@ -59,6 +59,13 @@ def test_every_wrong_field_is_named_at_once(client: TestClient) -> None:
     assert {wrong["field"] for wrong in problem["problems"]} == {"icp", "priority"}
 
 
+@pytest.mark.parametrize(("method", "guessed"), [("romm", True), ("nope", False)])
+def test_only_a_near_name_is_guessed(client: TestClient, method: str, guessed: bool) -> None:
+    (wrong,) = client.post("/v1/jobs", json={**RANDOM, "method": method}).json()["problems"]
+    assert ("Did you mean 'rome'?" in wrong["remedy"]) is guessed
+    assert "One of: random, rome." in wrong["remedy"]
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_a_number_that_is_not_finite_is_named(client: TestClient, number: str) -> None:
     body = f'{{"preset": "rome-quick-digits-ipc10", "hyperparameters": {{"lr_img": {number}}}}}'
