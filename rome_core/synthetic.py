@@ -34,7 +34,8 @@ class SyntheticSet:
     `factor` 2 says that each image packs four at half size (a 2x2 mosaic), to be decoded by
     `rome_core.augment.expand` before use; 1 says plain images. `mean` and `std` are per channel,
     of pixels in [0,1]. `augmentation` is the DSA strategy students should train with,
-    `learning_rate` what they should start from. `preset` is the preset it was made by, if any.
+    `learning_rate` what the method suggests they start from: an evaluation takes its spec's own, so
+    that all sets are learned alike. `preset` is the preset it was made by, if any.
     """
 
     images: Tensor

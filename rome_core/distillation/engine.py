@@ -69,6 +69,7 @@ class Distilled:
     step: int  # updates made before this iterate
     scores: Mapping[int, float] = field(default_factory=dict)  # step -> score
     resumed: tuple[str, ...] = ()  # what a reader of the provenance should know about resuming
+    last: SyntheticSet | None = None  # the last iterate, where another one was chosen
 
 
 def distil(
@@ -165,7 +166,8 @@ class _Run:
         if self._best is None:
             return Distilled(last, self.step, self._scores, self._notes)
         best = replace(last, images=self._best.to(last.images))
-        return Distilled(best, self._best_step, self._scores, self._notes)
+        beside = None if self._best_step == self.step else last
+        return Distilled(best, self._best_step, self._scores, self._notes, beside)
 
     def checkpoint(self) -> None:
         """Write the state of this instant, whatever the cadence says."""

@@ -35,7 +35,13 @@ class Students(BaseModel):
         description="E: the loop runs E+1 epochs and drops the rate after epoch index E//2+1.",
     )
     batch: int = Field(default=256, ge=1, le=65_536, description="Images a step.")
-    learning_rate: float = Field(default=0.01, gt=0, le=100, allow_inf_nan=False)
+    learning_rate: float = Field(
+        default=0.01,
+        gt=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Of SGD, whatever rate the set suggests, so that all sets are learned alike.",
+    )
     momentum: float = Field(default=0.9, ge=0, lt=1, allow_inf_nan=False)
     weight_decay: float = Field(default=5e-4, ge=0, le=1, allow_inf_nan=False)
     augmentation: str | None = Field(

@@ -328,7 +328,11 @@ def _published(row: _Row) -> Preset:
         source="github.com/zhouzhengqd/ROME at 2ceed90, Code/command.txt",
         notes="Flaws included: attacks clamp normalised tensors to [0,1], the step is 2/225, "
         "targets are (y+1) mod 10, the best iterate is chosen on the test set. Compare its "
-        "numbers only with numbers of the reference domain.",
+        "numbers only with numbers of the reference domain. The result is the best iterate, the "
+        "released .pkl; synthetic-last.pt is the last one, the released .pt that BEARD reads. One "
+        "job is one of the code's five experiments, and chooses among its own iterates alone. A "
+        "branch of the code for one unpacked image per class, inactive in its commands, is left "
+        "out.",
     )
 
 

@@ -37,7 +37,10 @@ BUILT_IN = {
 
 
 def distill(spec: Mapping[str, Any], context: Context) -> Outcome:
-    """Distil and write synthetic.pt, .safetensors, preview.png, card.md and provenance.json."""
+    """Distil and write synthetic.pt, .safetensors, preview.png, card.md and provenance.json.
+
+    Where a selection chose an earlier iterate, the last one is written too: synthetic-last.pt.
+    """
     context.report(Progress("loading", 0, 1))
     dataset = load(spec["dataset"], context.data_root)
     recipe = catalogue.method(spec["method"])
@@ -63,11 +66,12 @@ def distill(spec: Mapping[str, Any], context: Context) -> Outcome:
         evaluation=selection(method, dataset, hyperparameters, spec["seed"], context, plan),
     )
     synthetic = replace(distilled.synthetic, preset=spec["preset"])
+    last = distilled.last and replace(distilled.last, preset=spec["preset"])
     told = provenance(
         spec, dataset, device=context.device, plan=plan.as_dict(), notes=distilled.resumed
     )
     return Outcome(
-        _save(synthetic, spec, told, context),
+        _save(synthetic, last, spec, told, context),
         {
             "iterations": method.iterations,
             "selected_iteration": distilled.step,
@@ -120,9 +124,13 @@ def _plan(hyperparameters: object, dataset: Dataset, context: Context) -> passes
 
 
 def _save(
-    synthetic: SyntheticSet, spec: Mapping[str, Any], told: Mapping[str, Any], context: Context
+    synthetic: SyntheticSet,
+    last: SyntheticSet | None,
+    spec: Mapping[str, Any],
+    told: Mapping[str, Any],
+    context: Context,
 ) -> tuple[Output, ...]:
-    """Write every file of a synthetic set."""
+    """Write every file of a synthetic set, and the last iterate if it is another."""
     writers: list[tuple[str, str, str, Callable[[Path], None]]] = [
         (
             "synthetic.pt",
@@ -145,6 +153,15 @@ def _save(
             lambda path: write_json(path, told),
         ),
     ]
+    if last is not None:
+        writers.append(
+            (
+                "synthetic-last.pt",
+                "synthetic-set",
+                "application/x-pytorch",
+                lambda path: save_pt(last, path),
+            )
+        )
     outputs = []
     for done, (name, kind, media_type, write) in enumerate(writers):
         context.report(Progress("saving", done, len(writers)))

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from rome_core import recipes, runner, synthetic
+from rome_core.distillation.engine import Evaluation
 from rome_core.errors import CoreError
 from rome_core.progress import Progress, Stopped
 from rome_core.recipes.report import EvaluationReport
@@ -328,6 +330,26 @@ def test_selection_on_held_out_images_scores_iterates(context: Context) -> None:
     assert list(scores) == ["2", "4", "6"]
     best = max(scores, key=lambda step: scores[step])
     assert outcome.metrics["selected_iteration"] == int(best)
+
+
+@pytest.mark.parametrize("chosen", [2, 6])
+def test_the_last_iterate_is_kept_beside_a_chosen_one(
+    chosen: int, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(ROME, replace(context, workdir=context.workdir.with_name("unjudged")))
+    judge = Evaluation(lambda _, step: -abs(step - chosen), interval=2)
+    module = import_module("rome_core.runner.distill")  # the package's `distill` is the function
+    monkeypatch.setattr(module, "selection", lambda *arguments: judge)
+    outcome = run(ROME, context)
+    assert outcome.metrics["selected_iteration"] == chosen
+    kept = [output for output in outcome.outputs if output.name == "synthetic-last.pt"]
+    if chosen == 6:
+        assert kept == []
+        return
+    last, whole = synthetic.load(kept[0].path), synthetic.load(expected.outputs[0].path)
+    assert torch.equal(last.images, whole.images)
+    assert last.metadata() == whole.metadata() == kept[0].metadata
+    assert not torch.equal(last.images, synthetic.load(outcome.outputs[0].path).images)
 
 
 def test_a_bare_reference_file_can_be_evaluated(context: Context, tmp_path: Path) -> None:

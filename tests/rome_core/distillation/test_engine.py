@@ -175,6 +175,10 @@ def test_the_best_judged_iterate_is_returned(tiny: Dataset, tmp_path: Path) -> N
     for _ in range(4):
         until.step()
     assert torch.equal(got.synthetic.images, until.synthetic_set().images)
+    whole = make(tiny)
+    run(whole, tmp_path / "whole")
+    assert got.last is not None
+    assert torch.equal(got.last.images, whole.images)
 
     with pytest.raises(Stopped):
         run(make(tiny), tmp_path / "stopped", evaluation=evaluation, stop=after(6))
@@ -195,6 +199,7 @@ def test_the_last_iterate_is_judged_where_it_falls_on_the_interval(
     got = run(make(tiny, iterations=8), tmp_path, evaluation=Evaluation(lambda _, s: s, interval=4))
     assert sorted(got.scores) == [4, 8]
     assert got.step == 8
+    assert got.last is None
 
 
 def test_only_touched_networks_are_written_again(tiny: Dataset, tmp_path: Path) -> None:
