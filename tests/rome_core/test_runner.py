@@ -444,6 +444,13 @@ def test_a_full_disk_is_told_as_one(context: Context, monkeypatch: pytest.Monkey
     assert str(context.workdir) in error.detail
 
 
+def test_a_run_rounds_nothing_to_tf32_and_leaves_the_process_as_it_was(context: Context) -> None:
+    assert torch.backends.cudnn.allow_tf32  # PyTorch's default
+    outcome = run(RANDOM, context)
+    assert outcome.provenance["hardware"]["tf32"] is False
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_threads_are_set_for_the_run_alone(context: Context) -> None:
     before = torch.get_num_threads()
     outcome = run(RANDOM, replace(context, threads=before + 1))
