@@ -38,9 +38,9 @@ class Service(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         settings = sqlite_settings(self.template, self.folder)
-        self.world = World(
-            database.create_engine(settings), settings.model_copy(update={"max_uncharged": 3})
-        )
+        # Without a wait after failures, so that a claim finds whatever is queued.
+        quick = settings.model_copy(update={"max_uncharged": 3, "retry_seconds": 0.0})
+        self.world = World(database.create_engine(settings), quick)
         self.jobs = [self.world.submit(max_attempts=2) for _ in range(2)]
         self.leases: list[Lease] = []
         self.rows = self.look()
