@@ -123,10 +123,11 @@ def _tell(console: Console, story: Story) -> None:
         )
         for path in files:
             console.print(f"[bold]file[/]  {path}")
+    command = os.path.relpath(Path(sys.executable).with_name("rome"))
     console.print(
-        f"\n[bold]go on[/]  rome serve --state-dir {STATE_DIR}   keeps these jobs; API at "
+        f"\n[bold]go on[/]  {command} serve --state-dir {STATE_DIR}   keeps these jobs; API at "
         f"http://127.0.0.1:8321, its documentation at /docs\n"
-        f"       rome run examples/rome-digits-ipc10.yaml   submits one of yours\n"
+        f"       {command} run examples/rome-digits-ipc10.yaml   submits one of yours\n"
         f"[dim]took {display.duration(time.monotonic() - began)}[/]",
         soft_wrap=True,
     )
