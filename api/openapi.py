@@ -1,12 +1,10 @@
 """The OpenAPI document: ours, complete and committed.
 
-`python -m api.openapi` prints it; docs/openapi.json is that output, and a test compares the two.
+`python -m api` prints it; docs/openapi.json is that output, and a test compares the two.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
 from fastapi import FastAPI
@@ -65,10 +63,3 @@ def document(app: FastAPI) -> dict[str, Any]:
             if "application/json" in said:
                 operation["responses"].pop("422")
     return built
-
-
-if __name__ == "__main__":
-    from api.application import create_app
-
-    json.dump(create_app().openapi(), sys.stdout, indent=2, ensure_ascii=False)
-    print()

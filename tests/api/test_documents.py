@@ -17,7 +17,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def test_the_committed_openapi_document_is_current(app: FastAPI) -> None:
     committed = json.loads((DOCS / "openapi.json").read_text(encoding="utf-8"))
-    assert committed == app.openapi(), "run: python -m api.openapi > docs/openapi.json"
+    assert committed == app.openapi(), "run: python -m api > docs/openapi.json"
 
 
 def test_the_page_of_errors_is_current() -> None:
