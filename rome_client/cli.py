@@ -49,6 +49,8 @@ Output = Annotated[
     Path | None, typer.Option("--output", "-o", help="Folder for the files.  (./JOB)")
 ]
 
+EVALUATE = "rome run examples/evaluate.yaml"
+
 DETACHED = 130  # what a shell reports for a command ended by Ctrl-C
 
 
@@ -69,8 +71,11 @@ def run(
         files = _download(client, job["id"], output or Path(job["id"]), as_json)
         if as_json:
             _print_json({"job": job, "files": [str(path) for path in files]})
-        else:
-            display.job(_out(), job)
+            return
+        display.job(_out(), job)
+        sets = [row["id"] for row in client.artifacts(job["id"]) if row["name"] == "synthetic.pt"]
+        if sets:
+            _out().print(f"\nevaluate it  {EVALUATE} --set artifact={sets[0]}", soft_wrap=True)
 
 
 @app.command()
@@ -247,7 +252,8 @@ def _download(client: Client, named: str, folder: Path, as_json: bool) -> list[P
             files.append(path)
             bar.remove_task(task)
             notes.print(
-                f"[dim]wrote[/] {path}  [dim]{display.size(row['size'])}[/]", soft_wrap=True
+                f"[dim]wrote[/] {path}  [dim]{display.size(row['size'])}  {row['id']}[/]",
+                soft_wrap=True,
             )
     return files
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import socket
 from pathlib import Path
@@ -53,6 +54,16 @@ def test_the_command_runs_a_file_to_its_result(served: Serving, tmp_path: Path) 
     assert answer["job"]["spec"]["ipc"] == 1
     assert {Path(name).name for name in answer["files"]} == {p.name for p in output.iterdir()}
     assert (output / "synthetic.pt").stat().st_size > 0
+
+
+def test_the_command_says_how_to_go_on(served: Serving, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("preset: random-digits-ipc10\nipc: 1\n")
+    ended = rome("run", str(spec), "--output", str(tmp_path / "out"), ROME_URL=served.url)
+    assert ended.returncode == 0, ended.stderr
+    (named,) = re.findall(r"evaluate it .* --set artifact=(art_\w+)", ended.stdout)
+    with httpx2.Client(base_url=served.url) as http:
+        assert http.get(f"/v1/artifacts/{named}").json()["name"] == "synthetic.pt"
 
 
 def test_a_second_serve_on_the_folder_is_refused(served: Serving) -> None:
