@@ -216,6 +216,9 @@ def _pass(kind: Kind, skeleton: ConvNet, *, fusible: bool = False) -> Pass:
             own = {name: state[f"features.{place}.{name}"] for name in _names(layer)}
             if fusible and isinstance(layer, nn.GroupNorm) and skeleton.spec.norm == "instance":
                 x = _instance_norm(x, own["weight"], own["bias"], layer.eps)
+            elif isinstance(layer, nn.GroupNorm):
+                # PyTorch's channels-last kernel loses small variances; its other one does not.
+                x = functional_call(layer, own, (x.contiguous(),))
             else:
                 x = functional_call(layer, own, (x,))
         embedding = x.flatten(1)
@@ -281,10 +284,15 @@ def _compile(
 
 
 def _instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Group normalisation with a group a channel, as one scale and shift the compiler fuses."""
-    variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
-    scale = torch.rsqrt(variance + eps) * weight.view(1, -1, 1, 1)
-    return x * scale + (bias.view(1, -1, 1, 1) - mean * scale)
+    """Group normalisation with a group a channel, as operations that the compiler fuses.
+
+    Centred twice: nearly constant channels, which clamped images have, drown in the rounding of the
+    first mean, and the gradient of such an image was wrong by a tenth.
+    """
+    x = x - x.mean((2, 3), keepdim=True)
+    x = x - x.mean((2, 3), keepdim=True)
+    scale = torch.rsqrt(x.square().mean((2, 3), keepdim=True) + eps)
+    return x * (scale * weight.view(1, -1, 1, 1)) + bias.view(1, -1, 1, 1)
 
 
 def _names(module: nn.Module) -> list[str]:
