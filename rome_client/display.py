@@ -5,7 +5,7 @@ Owns tables, the live progress bar and the wording; it must not talk to the serv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -105,12 +105,23 @@ def job(console: Console, document: Mapping[str, Any]) -> None:
     for name, value in facts.items():
         if value:
             table.add_row(name, escape(str(value)))
-    for name, value in flatten(document.get("result") or {}):
-        table.add_row(f"result {escape(name)}", escape(_number(value)))
+    for name, value in results(document.get("result") or {}):
+        table.add_row(f"result {escape(name)}", escape(value))
     console.print(table)
     failure = document.get("error")
     if failure:
         error(console, RomeError(failure.get("detail", ""), failure.get("remedy")))
+
+
+def results(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A job's result, a line a fact; accuracies as percentages with their spread."""
+    for name, value in result.items():
+        if isinstance(value, Mapping) and value.keys() == {"mean", "std", "n"}:
+            spread = "" if value["std"] is None else f" ± {100 * value['std']:.2f}"
+            yield name, f"{100 * value['mean']:.2f}{spread} %, n = {value['n']}"
+        else:
+            for place, number in flatten({name: value}):
+                yield place, _number(number)
 
 
 def artifacts(rows: Iterable[Mapping[str, Any]]) -> Table:
