@@ -4,6 +4,7 @@ Both make the same SGD steps on the same batches, without augmentation, in float
 threads, one after the other in each round; the weights they end with are compared. The ratio is
 why `rome_core.evaluation.students` stacks nothing.
 
+    python -m benchmarks.students --quick             8 pixels alone, seconds
     python -m benchmarks.students                     width 32, 8 and 32 pixels, about a minute
     python -m benchmarks.students --widths 32 128     wider networks too
 """
@@ -27,12 +28,15 @@ STUDENTS, BATCH, RATE = 5, 100, 0.01
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Students stacked and one after another.")
+    parser.add_argument("--quick", action="store_true", help="8 pixels, one round")
     parser.add_argument("--widths", type=int, nargs="+", default=[32])
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--steps", type=int, default=5, help="training steps a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.sizes, arguments.rounds = [8], 1
     torch.set_num_threads(arguments.threads)
     for width in arguments.widths:
         for size in arguments.sizes:
