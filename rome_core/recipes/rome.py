@@ -410,7 +410,7 @@ _QUICK = (
         ),
         source="this project, sized for two CPU cores",
         notes="A trial, not a result. The four trials with ce_weight 50 or more fell below a "
-        "random subset, the three with 5 or less rose above it; they differed in other fields as well.",
+        "random subset, the three with 5 or less rose above it; other fields differed as well.",
     ),
 )
 
