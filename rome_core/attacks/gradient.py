@@ -37,7 +37,7 @@ def input_gradient(model: Model, x: Tensor, labels: Tensor) -> Tensor:
             (gradient,) = torch.autograd.grad(loss, leaf)
     finally:
         if training:
-            model.train()  # type: ignore[attr-defined]
+            model.train()  # type: ignore[attr-defined]  # as above
     return gradient
 
 
