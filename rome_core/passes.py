@@ -14,9 +14,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from rome_core.attacks.gradient import LogitLoss, differentiate, differentiate_each, joined
 from rome_core.errors import CoreError
 from rome_core.networks import ConvNet
 from rome_core.recipes.networks import NetworkSpec
@@ -24,7 +26,7 @@ from rome_core.recipes.networks import NetworkSpec
 State = Mapping[str, Tensor]
 """Parameters and buffers of a network by name, as `state_dict()` gives them."""
 
-Kind = Literal["outputs", "input_gradient", "train_gradient"]
+Kind = Literal["outputs", "input_gradient", "train_gradient", "graph"]
 
 Pass = Callable[..., tuple[Tensor, ...]]
 """One chunk's work: (values of the state, x and what else the kind takes) to its results."""
@@ -36,6 +38,9 @@ cache, and none is so large that its memory goes back to the system and is fault
 WORTH_COMPILING = 2e13
 """Floating-point operations. Compiling takes some 20 s and saves about a third of the time of eager
 chunks, which do 0.2e12 operations a second on two cores: below this it does not pay."""
+
+MANY = 1 << 30
+"""Images: no bound."""
 
 WORTH_SHARING = 1e6
 """Floating-point operations of an image. Below this, threads wait for one another longer than they
@@ -105,6 +110,7 @@ class Passes:
         self.plan = plan
         self._skeleton = skeleton
         self._batch_norm = skeleton.spec.norm == "batch"
+        self._fits = MANY  # images a differentiated pass that memory has had room for
 
     @property
     def chunk(self) -> int | None:
@@ -132,6 +138,24 @@ class Passes:
         """Logits in evaluation mode, without a graph: (n, c, h, w) -> (n, classes)."""
         return self.embed_and_logits(state, x)[1]
 
+    def loss_gradient(
+        self, state: State, x: Tensor, loss: LogitLoss
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, losses and each image's gradient of its own loss, in evaluation mode."""
+        logits, losses, gradient = self._differentiate(
+            state, x, lambda forward, images, part: differentiate(forward, images, loss, part)
+        )
+        return logits, losses, gradient
+
+    def jacobian(self, state: State, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, and gradients by x of those in `classes` (n, k): (n, k, c, h, w)."""
+        logits, gradients = self._differentiate(
+            state,
+            x,
+            lambda forward, images, part: differentiate_each(forward, images, classes[part]),
+        )
+        return logits, gradients
+
     def train_gradient(
         self, state: State, x: Tensor, labels: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
@@ -155,15 +179,64 @@ class Passes:
         """One network of the pool as a model that attacks can use."""
         return Bound(self, state)
 
+    def _differentiate(
+        self,
+        state: State,
+        x: Tensor,
+        work: Callable[[Callable[[Tensor], Tensor], Tensor, slice], tuple[Tensor, ...]],
+    ) -> tuple[Tensor, ...]:
+        """What `work` makes of a differentiable forward pass, chunk by chunk, in as much as fits.
+
+        Compiled code has one shape, so it sees padded images and `work` only the logits of real
+        ones. Where memory is short, chunks are halved until they fit, from then on.
+        """
+        if len(x) == 0:
+            raise ValueError("a pass needs at least one image")
+        layout, values = self._layout, self._values(state)
+        compiled = self.plan.compiled and not self._batch_norm
+        self._skeleton.train(False)
+        done: list[tuple[Tensor, ...]] = []
+        start = 0
+        while start < len(x):
+            size = min(self._fits, (x.device.type == "cpu" and self.chunk) or self._fits)
+            images = x[start : start + size].detach().contiguous(memory_format=layout)
+            count = len(images)
+
+            def forward(leaf: Tensor, count: int = count, size: int = size) -> Tensor:
+                if not compiled:
+                    return _pass("outputs", self._skeleton)(values, leaf)[1]
+                shape = min(size, 1 << (count - 1).bit_length()) if size == self._fits else size
+                padded = F.pad(leaf, (0, 0) * 3 + (0, shape - count))
+                padded = padded.contiguous(memory_format=layout)
+                return self._compiled("graph", [padded])(values, padded)[0][:count]
+
+            try:
+                # A Jacobian goes back through one forward pass many times: nothing is donated.
+                with functorch_config.patch(donated_buffer=False):
+                    done.append(work(forward, images, slice(start, start + count)))
+            except RuntimeError as error:
+                if size == 1 or not _out_of_memory(error):
+                    raise
+                self._fits = max(1, count // 2)
+                continue
+            start += count
+        return joined(done)
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        return torch.channels_last if self.plan.channels_last else torch.contiguous_format
+
+    def _values(self, state: State) -> list[Tensor]:
+        values = [state[name].detach() for name in _names(self._skeleton)]
+        return [v.contiguous(memory_format=self._layout) if v.dim() == 4 else v for v in values]
+
     @torch.no_grad()
     def _run(self, kind: Kind, state: State, *batch: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """The results chunk by chunk. Each of `batch` has one row an image; x comes first."""
         n, training = len(batch[0]), kind == "train_gradient"
         if n == 0:
             raise ValueError("a pass needs at least one image")
-        layout = torch.channels_last if self.plan.channels_last else torch.contiguous_format
-        values = [state[name].detach() for name in _names(self._skeleton)]
-        values = [v.contiguous(memory_format=layout) if v.dim() == 4 else v for v in values]
+        layout, values = self._layout, self._values(state)
         size = self.chunk if batch[0].device.type == "cpu" else None
         if size is None or (training and self._batch_norm):
             size = n
@@ -203,6 +276,12 @@ class Bound:
 
     def input_gradient(self, x: Tensor, labels: Tensor) -> Tensor:
         return self.passes.input_gradient(self.state, x, labels)
+
+    def loss_gradient(self, x: Tensor, loss: LogitLoss) -> tuple[Tensor, Tensor, Tensor]:
+        return self.passes.loss_gradient(self.state, x, loss)
+
+    def jacobian(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        return self.passes.jacobian(self.state, x, classes)
 
 
 def _pass(kind: Kind, skeleton: ConvNet, *, fusible: bool = False) -> Pass:
@@ -270,6 +349,8 @@ def _compile(
     channels, size, classes = shape
     with torch.device("meta"):
         skeleton = ConvNet(spec, channels=channels, size=size, classes=classes)
+    if kind == "graph":
+        return _differentiable(skeleton)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     state = skeleton.state_dict()
     values = [torch.zeros(state[k].shape, dtype=dtype, device=device) for k in _names(skeleton)]
@@ -281,6 +362,21 @@ def _compile(
     graph = make_fx(_pass(kind, skeleton, fusible=True))(values, *rows[:takes])
     made: Pass = torch.compile(graph, dynamic=False, fullgraph=True)
     return made
+
+
+def _differentiable(skeleton: ConvNet) -> Pass:
+    """Logits alone, compiled so that any loss of them can be differentiated by x, repeatedly."""
+    outputs = _pass("outputs", skeleton, fusible=True)
+
+    def logits(values: list[Tensor], x: Tensor) -> tuple[Tensor, ...]:
+        return outputs(values, x)[1:]
+
+    compiled: Pass = torch.compile(logits, dynamic=False, fullgraph=True)
+    return compiled
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def _instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -1,13 +1,26 @@
-"""Attacks: functions of (model, images in its space, labels, budget) to adversarial images.
+"""Attacks: functions of (oracle, images in its space, goal, settings, draws) to `Attacked`.
 
-A model is a callable from images to logits. Where it also has `input_gradient`, as
-`rome_core.passes` gives it, attacks use that instead of autograd.
+An oracle is a model that counts; a model is a callable from images to logits. Where it also has the
+methods of `gradient.Differentiable`, as `rome_core.passes` gives it, attacks use those instead of
+autograd. `attack` runs any of them by its settings.
 """
 
 from rome_core.attacks.domain import Adapted, adapt
-from rome_core.attacks.fgsm import fgsm
-from rome_core.attacks.pgd import pgd
+from rome_core.attacks.goal import Goal
+from rome_core.attacks.oracle import Oracle
+from rome_core.attacks.outcome import Attacked
+from rome_core.attacks.pgd import perturb
 from rome_core.attacks.targets import targets
 from rome_core.recipes.attacks import Budget, Domain
 
-__all__ = ["Adapted", "Budget", "Domain", "adapt", "fgsm", "pgd", "targets"]
+__all__ = [
+    "Adapted",
+    "Attacked",
+    "Budget",
+    "Domain",
+    "Goal",
+    "Oracle",
+    "adapt",
+    "perturb",
+    "targets",
+]

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rome_core.attacks.gradient import Model, input_gradient
+from rome_core.attacks.gradient import (
+    LogitLoss,
+    Model,
+    input_gradient,
+    jacobian,
+    loss_gradient,
+)
 from rome_core.recipes.attacks import Domain
 
 __all__ = ["Adapted", "Domain", "adapt"]
@@ -58,6 +64,15 @@ class _Normalising:
     def input_gradient(self, x: Tensor, labels: Tensor) -> Tensor:
         inner = input_gradient(self.network, _normalise(x, self.mean, self.std), labels)
         return inner / self.std.to(x)
+
+    def loss_gradient(self, x: Tensor, loss: LogitLoss) -> tuple[Tensor, Tensor, Tensor]:
+        normalised = _normalise(x, self.mean, self.std)
+        logits, losses, inner = loss_gradient(self.network, normalised, loss)
+        return logits, losses, inner / self.std.to(x)
+
+    def jacobian(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        logits, inner = jacobian(self.network, _normalise(x, self.mean, self.std), classes)
+        return logits, inner / self.std.to(x)
 
 
 def adapt(

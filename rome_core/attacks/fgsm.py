@@ -1,25 +1,27 @@
-"""The fast gradient sign method (Goodfellow et al. 2015), with torchattacks' semantics."""
+"""The fast gradient sign method (Goodfellow et al. 2015)."""
 
 import torch
 from torch import Tensor
 
-from rome_core.attacks.gradient import Model, ascent
-from rome_core.recipes.attacks import Budget
+from rome_core.attacks.goal import Goal
+from rome_core.attacks.oracle import Oracle
+from rome_core.attacks.outcome import Attacked
+from rome_core.randomness import ImageDraws
+from rome_core.recipes.attacks import FgsmSettings, parse_fraction
 
 
 @torch.no_grad()
 def fgsm(
-    model: Model,
-    x: Tensor,
-    labels: Tensor,
-    budget: Budget,
-    generator: torch.Generator | None = None,
-    *,
-    targets: Tensor | None = None,
-) -> Tensor:
-    """One step of epsilon along the sign of the gradient at x, clamped to [0, 1].
+    oracle: Oracle, x: Tensor, goal: Goal, settings: FgsmSettings, draws: ImageDraws
+) -> Attacked:
+    """One step of epsilon along the sign of the gradient of the cross-entropy at x, clamped.
 
-    x is (n, c, h, w) in the attack's space. Of the budget only epsilon counts; the generator is
-    unused and accepted so that attacks are called alike.
+    x is (n, c, h, w) in the attack's space; nothing is drawn.
     """
-    return (x + float(budget.epsilon) * ascent(model, x, labels, targets)).clamp(0, 1)
+    done, rows = Attacked.start(x), torch.arange(len(x), device=x.device)
+    _, _, gradient = oracle.gradient(x, rows, goal.loss("ce"))
+    images = (x + float(parse_fraction(settings.epsilon)) * gradient.sign()).clamp(0, 1)
+    hit = goal.reached(oracle.logits(images, rows), rows)
+    done.note(rows, images)
+    done.keep(rows[hit], images[hit], oracle.forwards[rows[hit]])
+    return done

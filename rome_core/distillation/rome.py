@@ -319,7 +319,7 @@ class Rome:
             self._passes.bind(member.weights), hp.attack_domain, self._mean, self._std
         )
         labels = labels.to(self._device)
-        attacked = attacks.pgd(
+        attacked = attacks.perturb(
             adapted.model,
             adapted.from_normalised(x),
             labels,

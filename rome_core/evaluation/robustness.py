@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rome_core import attacks
 from rome_core.attacks import Budget
+from rome_core.attacks.gradient import ascent
 from rome_core.attacks.pgd import start_noise
 from rome_core.randomness import generator
 from rome_core.recipes.evaluate import DomainBudget, EvaluateSpec
@@ -119,11 +120,11 @@ def measure(
                 x = x.clamp(0, 1)
             case "fgsm":
                 assert limits is not None
-                x = attacks.fgsm(adapted.model, x, labels, limits, targets=aims)
+                x = (x + float(limits.epsilon) * ascent(adapted.model, x, labels, aims)).clamp(0, 1)
             case "pgd":
                 assert limits is not None
                 own = None if noise is None else noise[part].to(x)
-                x = attacks.pgd(adapted.model, x, labels, limits, targets=aims, noise=own)
+                x = attacks.perturb(adapted.model, x, labels, limits, targets=aims, noise=own)
         with torch.no_grad():
             correct.append(adapted.model(x).argmax(dim=1) == labels)
         tick(len(x))

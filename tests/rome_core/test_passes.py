@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rome_core import passes
-from rome_core.attacks import Budget, adapt, pgd, targets
+from rome_core.attacks import Budget, adapt, perturb, targets
 from rome_core.distillation.rome import Rome
 from rome_core.errors import CoreError
 from rome_core.networks import ConvNet, build
@@ -106,7 +106,7 @@ def test_pgd_through_passes_is_pgd_through_the_module():
     aim, budget = targets("modC", y, 5), Budget.of(step="2/225")
     for domain in ("reference", "pixel"):
         ours, plain = (
-            pgd(adapt(m, domain, (0.5,) * 3, (0.2,) * 3).model, x, y, budget, generator(5),
+            perturb(adapt(m, domain, (0.5,) * 3, (0.2,) * 3).model, x, y, budget, generator(5),
                 targets=aim)
             for m in (bound, net)
         )  # fmt: skip

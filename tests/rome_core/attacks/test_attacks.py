@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from rome_core.attacks import Budget, Domain, adapt, fgsm, pgd, targets
+from rome_core.attacks import Budget, Domain, Goal, Oracle, adapt, perturb, targets
+from rome_core.attacks.fgsm import fgsm as fgsm_attack
+from rome_core.attacks.gradient import Model
 from rome_core.attacks.pgd import start_noise
 from rome_core.errors import CoreError
 from rome_core.networks import build
-from rome_core.randomness import generator
+from rome_core.randomness import ImageDraws, generator
+from rome_core.recipes.attacks import FgsmSettings
 
 MEAN, STD = (0.49, 0.48, 0.44), (0.2, 0.21, 0.22)
 PUBLISHED = Budget.of("8/255", "2/225", 10, True)
@@ -30,6 +33,14 @@ def pixels(n: int = 6) -> Tensor:
 
 def labels(n: int = 6) -> Tensor:
     return torch.randint(0, 10, (n,), generator=generator(2, n))
+
+
+def fgsm(
+    model: Model, x: Tensor, y: Tensor, budget: Budget, *, targets: Tensor | None = None
+) -> Tensor:
+    settings = FgsmSettings(epsilon=str(budget.epsilon))
+    draws = ImageDraws(0, images=torch.arange(len(x)))
+    return fgsm_attack(Oracle(model, len(x)), x, Goal(y, targets), settings, draws).images
 
 
 def naive_pgd(
@@ -63,7 +74,7 @@ def test_pgd_is_its_definition(domain: Domain, rule: str, random_start: bool):
     budget = Budget.of("8/255", "2/225", 10, random_start)
     noise = start_noise(x, budget, generator(3)) if random_start else None
     aim = targets(rule, y, 10)
-    fast = pgd(seen.model, x, y, budget, generator(3), targets=aim)
+    fast = perturb(seen.model, x, y, budget, generator(3), targets=aim)
     slow = naive_pgd(
         net, x, y if aim is None else aim, noise,
         targeted=aim is not None, pixel=domain is Domain.PIXEL,
@@ -93,7 +104,7 @@ def test_attacks_serve_their_purpose(rule: str):
     net, y = network(), labels(16)
     seen = adapt(net, "pixel", MEAN, STD)
     x, aim = pixels(16), targets(rule, labels(16), 10)
-    made = pgd(seen.model, x, y, PUBLISHED, generator(4), targets=aim)
+    made = perturb(seen.model, x, y, PUBLISHED, generator(4), targets=aim)
     before, after = (F.cross_entropy(seen.model(t), y if aim is None else aim) for t in (x, made))
     assert (after > before) if aim is None else (after < before)
 
@@ -102,7 +113,7 @@ def test_reference_domain_clamps_what_no_budget_reaches():
     """Acceptance list, d: values in [0, 1], and the clamp alone outside [-eps, 1 + eps]."""
     seen = adapt(network(), "reference", MEAN, STD)
     x, y = seen.to_input(pixels()), labels()
-    made = pgd(seen.model, x, y, PUBLISHED, generator(5), targets=targets("mod10", y, 10))
+    made = perturb(seen.model, x, y, PUBLISHED, generator(5), targets=targets("mod10", y, 10))
     epsilon = 8 / 255
     assert made.min() >= 0
     assert made.max() <= 1
@@ -127,7 +138,7 @@ def test_the_budget_is_never_exceeded(
     budget = Budget(Fraction(epsilon, 255), Fraction(step, 255), steps, random_start)
     net = network(seed).to(dtype)
     x, y = pixels(2).to(dtype), labels(2)
-    for made in (pgd(net, x, y, budget, generator(seed)), fgsm(net, x, y, budget)):
+    for made in (perturb(net, x, y, budget, generator(seed)), fgsm(net, x, y, budget)):
         assert made.dtype == dtype
         assert (made - x).abs().max() <= epsilon / 255 + torch.finfo(dtype).eps
         assert made.min() >= 0
@@ -145,7 +156,7 @@ def test_a_linear_model_of_two_classes_is_attacked_optimally(targeted: bool):
         return t.flatten(1) @ weights.T
 
     aim = 1 - y if targeted else None
-    made = pgd(model, x, y, PUBLISHED, generator(7), targets=aim)
+    made = perturb(model, x, y, PUBLISHED, generator(7), targets=aim)
     direction = torch.where(y.eq(0)[:, None], weights[1] - weights[0], weights[0] - weights[1])
     optimum = x + 8 / 255 * direction.sign().view_as(x)
     torch.testing.assert_close(made, optimum, rtol=0, atol=1e-12)
@@ -155,9 +166,9 @@ def test_a_linear_model_of_two_classes_is_attacked_optimally(targeted: bool):
 def test_chunks_of_a_set_with_their_share_of_the_noise_equal_the_whole():
     net, x, y = network(), pixels(7), labels(7)
     noise = start_noise(x, PUBLISHED, generator(8))
-    whole = pgd(net, x, y, PUBLISHED, generator(8))
+    whole = perturb(net, x, y, PUBLISHED, generator(8))
     parts = [
-        pgd(net, a, b, PUBLISHED, noise=c)
+        perturb(net, a, b, PUBLISHED, noise=c)
         for a, b, c in zip(x.split(3), y.split(3), noise.split(3), strict=True)
     ]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-12)
@@ -173,7 +184,7 @@ def test_single_and_double_precision_share_their_noise():
 
 def test_a_random_start_needs_something_random():
     with pytest.raises(ValueError, match="generator or its noise"):
-        pgd(network(), pixels(), labels(), PUBLISHED)
+        perturb(network(), pixels(), labels(), PUBLISHED)
 
 
 def test_a_module_is_attacked_in_evaluation_mode_and_put_back():
@@ -185,7 +196,7 @@ def test_a_module_is_attacked_in_evaluation_mode_and_put_back():
             return super().forward(x)
 
     spy = Spy()
-    fgsm(spy, pixels(), labels(), PUBLISHED)
+    perturb(spy, pixels(), labels(), Budget.of(steps=1, random_start=False))
     assert modes == [False]
     assert spy.training
 
@@ -204,7 +215,7 @@ def test_a_network_behind_its_normalisation_goes_into_evaluation_mode_too():
     net = build("convnet-d1-w8-batch", channels=3, size=8, classes=10, generator=generator(0))
     before = {k: v.clone() for k, v in net.state_dict().items()}
     seen = adapt(net, "pixel", MEAN, STD)
-    pgd(seen.model, pixels().float(), labels(), PUBLISHED, generator(0))
+    perturb(seen.model, pixels().float(), labels(), PUBLISHED, generator(0))
     assert net.training
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 

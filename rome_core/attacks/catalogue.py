@@ -1,0 +1,62 @@
+"""Every attack by the type of its settings.
+
+Owns the one way to run an attack that was asked for in words. A new attack is one file, one
+settings class and one row here.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rome_core.attacks.fgsm import fgsm
+from rome_core.attacks.goal import Goal
+from rome_core.attacks.oracle import Oracle
+from rome_core.attacks.outcome import Attacked
+from rome_core.attacks.pgd import pgd
+from rome_core.randomness import ImageDraws
+from rome_core.recipes.attacks import (
+    ClampSettings,
+    CleanSettings,
+    FgsmSettings,
+    PgdSettings,
+    Settings,
+)
+
+
+def attack(
+    oracle: Oracle, x: Tensor, goal: Goal, settings: Settings, draws: ImageDraws
+) -> Attacked:
+    """Run the attack that `settings` are of on images x (n, c, h, w) in the attack's space."""
+    return ATTACKS[type(settings)](oracle, x, goal, settings, draws)
+
+
+def unharmed(
+    oracle: Oracle, x: Tensor, goal: Goal, settings: CleanSettings, draws: ImageDraws
+) -> Attacked:
+    """The images as they are."""
+    return _tried(oracle, x, x, goal)
+
+
+def clamped(
+    oracle: Oracle, x: Tensor, goal: Goal, settings: ClampSettings, draws: ImageDraws
+) -> Attacked:
+    """The images clamped to [0, 1]: what an attack of no strength leaves of them."""
+    return _tried(oracle, x, x.clamp(0, 1), goal)
+
+
+def _tried(oracle: Oracle, x: Tensor, images: Tensor, goal: Goal) -> Attacked:
+    done, rows = Attacked.start(x), torch.arange(len(x), device=x.device)
+    hit = goal.reached(oracle.logits(images, rows), rows)
+    done.note(rows, images)
+    done.keep(rows[hit], images[hit], oracle.forwards[rows[hit]])
+    return done
+
+
+ATTACKS: Mapping[type[Settings], Callable[..., Any]] = {
+    CleanSettings: unharmed,
+    ClampSettings: clamped,
+    FgsmSettings: fgsm,
+    PgdSettings: pgd,
+}

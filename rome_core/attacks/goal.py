@@ -1,0 +1,90 @@
+"""What an attack is after, and the losses it climbs to get there.
+
+A loss maps logits (m, classes) to one number an image, (m,), and every attack increases it, whether
+it flees a label or seeks a target.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(logits (m, classes), rows (m,)) to losses (m,): `rows` says which images of the batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """Away from `labels` (n,) or, where there are `targets` (n,), towards those."""
+
+    labels: Tensor
+    targets: Tensor | None = None
+
+    def reached(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Which images an attack is done with: (m,) bool."""
+        guesses = logits.argmax(dim=1)
+        if self.targets is None:
+            return guesses != self.labels[rows]
+        return guesses == self.targets[rows]
+
+    def loss(self, name: str) -> Loss:
+        """One of LOSSES, increasing towards the goal."""
+        score = LOSSES[name]
+
+        def climbed(logits: Tensor, rows: Tensor) -> Tensor:
+            if self.targets is None:
+                return score(logits, self.labels[rows])
+            return -score(logits, self.targets[rows])
+
+        return climbed
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """(m, classes), (m,) to (m,)."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """The best other class's logit less the label's: positive where the label loses."""
+    return _best_other(logits, labels) - _own(logits, labels)
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Difference of logits ratio, invariant to shift and scale (Croce and Hein 2020, eq. 6).
+
+    -(z_y - max_{i != y} z_i) / (z_1st - z_3rd), the denominator the first and third largest logit;
+    with two classes, which have no third, the first and second.
+    """
+    ordered = logits.sort(dim=1, descending=True).values
+    third = ordered[:, min(2, logits.shape[1] - 1)]
+    return margin(logits, labels) / (ordered[:, 0] - third + 1e-12)
+
+
+def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """-(z_y - z_t) / (z_1st - (z_3rd + z_4th) / 2) (Croce and Hein 2020, eq. 7).
+
+    Raises ValueError with fewer than four classes, where it is not defined.
+    """
+    if logits.shape[1] < 4:
+        raise ValueError("the targeted DLR loss needs at least four classes")
+    ordered = logits.sort(dim=1, descending=True).values
+    scale = ordered[:, 0] - 0.5 * (ordered[:, 2] + ordered[:, 3]) + 1e-12
+    return (_own(logits, targets) - _own(logits, labels)) / scale
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ce": cross_entropy,
+    "dlr": dlr,
+    "margin": margin,
+}
+
+
+def _own(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.gather(1, labels[:, None])[:, 0]
+
+
+def _best_other(logits: Tensor, labels: Tensor) -> Tensor:
+    own = F.one_hot(labels, logits.shape[1]).bool()
+    return logits.masked_fill(own, -torch.inf).amax(dim=1)
