@@ -18,7 +18,13 @@ from torch._functorch import config as functorch_config
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from rome_core.attacks.gradient import LogitLoss, differentiate, differentiate_each, joined
+from rome_core.attacks.gradient import (
+    LogitLoss,
+    Work,
+    differentiate,
+    differentiate_each,
+    joined,
+)
 from rome_core.errors import CoreError
 from rome_core.networks import ConvNet
 from rome_core.recipes.networks import NetworkSpec
@@ -156,6 +162,10 @@ class Passes:
         )
         return logits, gradients
 
+    def explore(self, state: State, x: Tensor, work: Work) -> tuple[Tensor, ...]:
+        """What `work` makes of a forward pass in evaluation mode, chunk by chunk."""
+        return self._differentiate(state, x, work)
+
     def train_gradient(
         self, state: State, x: Tensor, labels: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
@@ -179,12 +189,7 @@ class Passes:
         """One network of the pool as a model that attacks can use."""
         return Bound(self, state)
 
-    def _differentiate(
-        self,
-        state: State,
-        x: Tensor,
-        work: Callable[[Callable[[Tensor], Tensor], Tensor, slice], tuple[Tensor, ...]],
-    ) -> tuple[Tensor, ...]:
+    def _differentiate(self, state: State, x: Tensor, work: Work) -> tuple[Tensor, ...]:
         """What `work` makes of a differentiable forward pass, chunk by chunk, in as much as fits.
 
         Compiled code has one shape, so it sees padded images and `work` only the logits of real
@@ -282,6 +287,9 @@ class Bound:
 
     def jacobian(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         return self.passes.jacobian(self.state, x, classes)
+
+    def explore(self, x: Tensor, work: Work) -> tuple[Tensor, ...]:
+        return self.passes.explore(self.state, x, work)
 
 
 def _pass(kind: Kind, skeleton: ConvNet, *, fusible: bool = False) -> Pass:

@@ -47,7 +47,7 @@ def provenance(
         },
         "parents": dict(parents or {}),
         "plan": dict(plan),
-        "hardware": _hardware(device),
+        "hardware": hardware(device),
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in PACKAGES},
@@ -93,7 +93,8 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _hardware(device: str) -> dict[str, Any]:
+def hardware(device: str) -> dict[str, Any]:
+    """The machine a run is on, as far as it can change numbers or times."""
     described: dict[str, Any] = {
         "device": device,
         "machine": platform.machine(),

@@ -45,6 +45,14 @@ class ImageDraws:
         self._seed, self._path = seed, path
         self._images = images.to(torch.int64)
 
+    def take(self, rows: torch.Tensor) -> "ImageDraws":
+        """The draws of some of the images, numbered anew: each keeps its own."""
+        return ImageDraws(self._seed, *self._path, images=self._images[rows])
+
+    def under(self, *name: str | int) -> "ImageDraws":
+        """Other draws for the same images, such as those of one attack of several."""
+        return ImageDraws(self._seed, *self._path, *name, images=self._images)
+
     def uniform(self, rows: torch.Tensor, shape: tuple[int, ...], *name: str | int) -> torch.Tensor:
         """Uniform in [0, 1), (m, *shape) float32 with 24 random bits, under a name of its own."""
         return (self._bits(rows, shape, name) >> 40 & 0xFFFFFF).to(torch.float32) / 2**24

@@ -15,6 +15,10 @@
     │   │   · MethodNotInstalled · NoCompiler · DeviceUnknown · DeviceMissing · OutOfMemory
     │   │   · InputMissing · ArtifactMissing · ArtifactDamaged · ArtifactInvalid
     │   │   · ArtifactMismatch · ArtifactUndescribed · UnknownTargetRule · TargetOutOfRange
+    │   │   · WeightsMissing · WeightsTooLarge · WeightsDamaged · WeightsMismatch
+    │   │   · WeightsUndescribed
+    │   │   · OutcomesUnreadable · ProtocolsDiffer
+    │   │   · BeardLogImpossible · BeardLogUnreadable · BeardLogIncomplete
     │   └── by the service: ChildCrashed · Stalled · LeaseLost · RunExpired · QueueExpired
     │       · AttemptsExhausted · PublishRefused
     └── Fenced · CancelWon   between supervisor and database; never shown
@@ -360,6 +364,76 @@ class ArtifactUndescribed(JobFailure):
     title = "The artifact does not say what the evaluation has to know"
     docs = "Sets of other programs hold images and labels alone."
     default_remedy = "Give the field that the detail names."
+
+
+class WeightsMissing(JobFailure):
+    code, status = "weights_missing", 422
+    title = "The file of the weights is not there"
+    docs = "A trained network is read from a file with its state dict."
+    default_remedy = "Give the path of a state dict."
+
+
+class WeightsTooLarge(JobFailure):
+    code, status = "weights_too_large", 422
+    title = "The file of the weights is larger than any network there is"
+    docs = "Files of weights are bounded, so that none fills the memory."
+    default_remedy = "Save the network's state_dict() alone."
+
+
+class WeightsDamaged(JobFailure):
+    code, status = "weights_damaged", 422
+    title = "The file cannot be read as weights"
+    docs = "Files are read without running any code that they may hold; their values are finite."
+    default_remedy = "Save them with torch.save(network.state_dict(), path), or as .safetensors."
+
+
+class WeightsMismatch(JobFailure):
+    code, status = "weights_mismatch", 422
+    title = "The weights do not fit the network or the dataset"
+    docs = "Their keys and shapes are those of one network, for one image size and class count."
+    default_remedy = "Give the network that the weights are of, and the dataset it was trained on."
+
+
+class WeightsUndescribed(JobFailure):
+    code, status = "weights_undescribed", 422
+    title = "Neither the file of the weights nor their shapes say what network they are of"
+    docs = "Files of other programs hold tensors alone."
+    default_remedy = "Give `network`."
+
+
+class OutcomesUnreadable(JobFailure):
+    code, status = "outcomes_unreadable", 422
+    title = "The file cannot be read as a table of outcomes"
+    docs = "Per-image outcomes are a parquet file of fixed columns that agree with each other."
+    default_remedy = "Give a file that an evaluation of this version wrote, unchanged."
+
+
+class ProtocolsDiffer(JobFailure):
+    code, status = "protocols_differ", 422
+    title = "The results were not measured alike, so they are not compared"
+    docs = "A difference means something under one protocol, attack and mode, on the same images."
+    default_remedy = "Evaluate both under one protocol, attack and mode, on the same test images."
+
+
+class BeardLogImpossible(JobFailure):
+    code, status = "beard_log_impossible", 422
+    title = "The format of BEARD's logs cannot say what was measured"
+    docs = "Its toolkit passes over unusual names and counts any number that stands in a line."
+    default_remedy = "Change what the detail names, or leave the attack out of the log."
+
+
+class BeardLogUnreadable(JobFailure):
+    code, status = "beard_log_unreadable", 422
+    title = "A line of the log is not in the format of BEARD's"
+    docs = "A line that would be passed over is an error: else its attack would be missing."
+    default_remedy = "Put right the line that the detail names."
+
+
+class BeardLogIncomplete(JobFailure):
+    code, status = "beard_log_incomplete", 422
+    title = "The log lacks the clean line, or the model that was asked for"
+    docs = "Metrics need clean accuracy; a transfer log names the models that saw the images."
+    default_remedy = "Give the whole log of one evaluation, and a model in it."
 
 
 class UnknownTargetRule(JobFailure):

@@ -10,18 +10,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rome_core.attacks.apgd import apgd
+from rome_core.attacks.autoattack import autoattack
+from rome_core.attacks.cw import cw
+from rome_core.attacks.deepfool import deepfool
+from rome_core.attacks.fab import fab
 from rome_core.attacks.fgsm import fgsm
 from rome_core.attacks.goal import Goal
+from rome_core.attacks.mi_fgsm import mi_fgsm
 from rome_core.attacks.oracle import Oracle
 from rome_core.attacks.outcome import Attacked
 from rome_core.attacks.pgd import pgd
+from rome_core.attacks.spsa import spsa
+from rome_core.attacks.square import square
+from rome_core.attacks.vmi_fgsm import vmi_fgsm
 from rome_core.randomness import ImageDraws
 from rome_core.recipes.attacks import (
+    ApgdSettings,
+    AutoAttackSettings,
     ClampSettings,
     CleanSettings,
+    CwSettings,
+    DeepFoolSettings,
+    FabSettings,
     FgsmSettings,
+    MiFgsmSettings,
     PgdSettings,
     Settings,
+    SpsaSettings,
+    SquareSettings,
+    VmiFgsmSettings,
 )
 
 
@@ -29,7 +47,8 @@ def attack(
     oracle: Oracle, x: Tensor, goal: Goal, settings: Settings, draws: ImageDraws
 ) -> Attacked:
     """Run the attack that `settings` are of on images x (n, c, h, w) in the attack's space."""
-    return ATTACKS[type(settings)](oracle, x, goal, settings, draws)
+    made: Attacked = ATTACKS[type(settings)](oracle, x, goal, settings, draws)
+    return made
 
 
 def unharmed(
@@ -59,4 +78,13 @@ ATTACKS: Mapping[type[Settings], Callable[..., Any]] = {
     ClampSettings: clamped,
     FgsmSettings: fgsm,
     PgdSettings: pgd,
+    DeepFoolSettings: deepfool,
+    CwSettings: cw,
+    ApgdSettings: apgd,
+    FabSettings: fab,
+    SquareSettings: square,
+    AutoAttackSettings: autoattack,
+    SpsaSettings: spsa,
+    MiFgsmSettings: mi_fgsm,
+    VmiFgsmSettings: vmi_fgsm,
 }

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from rome_core.attacks.gradient import (
+    Forward,
     LogitLoss,
     Model,
+    Work,
+    explore,
     input_gradient,
     jacobian,
     loss_gradient,
@@ -73,6 +76,12 @@ class _Normalising:
     def jacobian(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         logits, inner = jacobian(self.network, _normalise(x, self.mean, self.std), classes)
         return logits, inner / self.std.to(x)
+
+    def explore(self, x: Tensor, work: Work) -> tuple[Tensor, ...]:
+        def inner(forward: Forward, normalised: Tensor, part: slice) -> tuple[Tensor, ...]:
+            return work(lambda t: forward(_normalise(t, self.mean, self.std)), x[part], part)
+
+        return explore(self.network, _normalise(x, self.mean, self.std), inner)
 
 
 def adapt(

@@ -22,6 +22,10 @@ class Goal:
     labels: Tensor
     targets: Tensor | None = None
 
+    def take(self, rows: Tensor) -> "Goal":
+        """The goal of some of the images, numbered anew."""
+        return Goal(self.labels[rows], None if self.targets is None else self.targets[rows])
+
     def reached(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Which images an attack is done with: (m,) bool."""
         guesses = logits.argmax(dim=1)
@@ -74,6 +78,12 @@ def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     return (_own(logits, targets) - _own(logits, labels)) / scale
 
 
+def rivals(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """The `count` likeliest wrong classes, at most all of them, the likeliest first: (m, count)."""
+    ordered = _others(logits, labels).argsort(dim=1, descending=True, stable=True)
+    return ordered[:, : min(count, logits.shape[1] - 1)]
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ce": cross_entropy,
     "dlr": dlr,
@@ -86,5 +96,10 @@ def _own(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _best_other(logits: Tensor, labels: Tensor) -> Tensor:
+    return _others(logits, labels).amax(dim=1)
+
+
+def _others(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits with the label's out of the way."""
     own = F.one_hot(labels, logits.shape[1]).bool()
-    return logits.masked_fill(own, -torch.inf).amax(dim=1)
+    return logits.masked_fill(own, -torch.inf)

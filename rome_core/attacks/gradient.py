@@ -15,6 +15,13 @@ from torch import Tensor, nn
 LogitLoss = Callable[[Tensor, slice], Tensor]
 """(logits (k, classes), which of the images asked about they are of) to losses (k,)."""
 
+Forward = Callable[[Tensor], Tensor]
+"""Images (k, c, h, w) to logits (k, classes), in a way that autograd can go back through."""
+
+Work = Callable[[Forward, Tensor, slice], tuple[Tensor, ...]]
+"""(a forward pass, the images (k, c, h, w) to start from, which of those asked about they are) to
+results, each with a row an image. For what a backward pass decides on the next one by."""
+
 
 class Model(Protocol):
     """Images (n, c, h, w) in the attack's space to logits (n, classes)."""
@@ -31,6 +38,8 @@ class Differentiable(Protocol):
     def loss_gradient(self, x: Tensor, loss: LogitLoss) -> tuple[Tensor, Tensor, Tensor]: ...
 
     def jacobian(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def explore(self, x: Tensor, work: Work) -> tuple[Tensor, ...]: ...
 
 
 def input_gradient(model: Model, x: Tensor, labels: Tensor) -> Tensor:
@@ -63,8 +72,16 @@ def jacobian(model: Model, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         return differentiate_each(model, x, classes)
 
 
+def explore(model: Model, x: Tensor, work: Work) -> tuple[Tensor, ...]:
+    """What `work` makes of one forward pass, some images at a time: results with a row an image."""
+    if isinstance(model, Differentiable):
+        return model.explore(x, work)
+    with _evaluating(model):
+        return work(model, x.detach(), slice(0, len(x)))
+
+
 def differentiate(
-    forward: Callable[[Tensor], Tensor], x: Tensor, loss: LogitLoss, part: slice
+    forward: Forward, x: Tensor, loss: LogitLoss, part: slice
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One forward and one backward pass by autograd, for the images x of `part`."""
     with torch.enable_grad():
@@ -75,9 +92,7 @@ def differentiate(
     return logits.detach(), losses.detach(), gradient
 
 
-def differentiate_each(
-    forward: Callable[[Tensor], Tensor], x: Tensor, classes: Tensor
-) -> tuple[Tensor, Tensor]:
+def differentiate_each(forward: Forward, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """One forward pass by autograd and a backward one for each column of `classes`."""
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()

@@ -48,6 +48,23 @@ def noise(
     return direction / length(direction).clamp_min(TINY) * radius ** (1 / size) * epsilon
 
 
+def surface(
+    norm: str, x: Tensor, epsilon: float, draws: ImageDraws, rows: Tensor, *name: str | int
+) -> Tensor:
+    """A random step of length `epsilon` for the images x of `rows`, as APGD and FAB start with.
+
+    Linf: uniform, scaled until its largest value is epsilon. L2: uniform on the sphere.
+    """
+    shape = tuple(x.shape[1:])
+    if norm == "linf":
+        step = draws.uniform(rows, shape, "start", *name).to(x) * 2 - 1
+        longest = step.abs().amax(dim=(1, 2, 3), keepdim=True)
+    else:
+        step = draws.normal(rows, shape, "start", *name).to(x)
+        longest = length(step)
+    return step * (epsilon / longest.clamp_min(TINY))
+
+
 def sizes(x: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor]:
     """How far each image was moved: (n,) in Linf and (n,) in L2."""
     change = (adversarial - x).flatten(1)

@@ -10,17 +10,20 @@ import torch
 from torch import Tensor
 
 from rome_core.attacks.goal import Loss
-from rome_core.attacks.gradient import Model, jacobian, loss_gradient
+from rome_core.attacks.gradient import Model, Work, explore, jacobian, loss_gradient
+
+Poll = Callable[[], None]
+"""Called before every pass; may raise to end the attack."""
 
 
-def _go_on() -> None:
+def go_on() -> None:
     """Nobody watches."""
 
 
 class Oracle:
     """The model as one attack on a batch of n images sees it; `rows` names the images asked about.
 
-    `poll` is called before every pass, and may raise to end the attack.
+    `forwards` and `backwards` (n,) are how many passes each image has been part of.
     """
 
     def __init__(
@@ -29,12 +32,26 @@ class Oracle:
         n: int,
         *,
         device: torch.device | str = "cpu",
-        poll: Callable[[], None] = _go_on,
+        poll: Poll = go_on,
     ) -> None:
         self.model = model
         self.forwards = torch.zeros(n, dtype=torch.int64, device=device)
         self.backwards = torch.zeros(n, dtype=torch.int64, device=device)
         self._poll = poll
+        self._whole: tuple[Oracle, Tensor] | None = None  # of a view: what it is a view of
+
+    def view(self, rows: Tensor) -> "Oracle":
+        """The same for some of the images: numbered anew, and counted here as well."""
+        part = Oracle(self.model, len(rows), device=self.forwards.device, poll=self._poll)
+        part.forwards.copy_(self.forwards[rows])
+        part.backwards.copy_(self.backwards[rows])
+        part._whole = (self, rows)
+        return part
+
+    def recall(self, forwards: Tensor, backwards: Tensor) -> None:
+        """Take over the passes (n,) that an interrupted attack had counted."""
+        rows = torch.arange(len(self.forwards), device=self.forwards.device)
+        self._add(rows, forwards - self.forwards, backwards - self.backwards)
 
     @torch.no_grad()
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -55,8 +72,22 @@ class Oracle:
         self._count(rows, forwards=1, backwards=classes.shape[1])
         return jacobian(self.model, x, classes)
 
+    def explore(self, x: Tensor, rows: Tensor, work: Work) -> tuple[Tensor, ...]:
+        """What `work` makes of one forward pass, but for the last of its results, which says how
+        many backward passes each image was part of: (m,) int64.
+        """
+        self._poll()
+        *results, backwards = explore(self.model, x, work)
+        self._add(rows, torch.ones_like(rows), backwards)
+        return tuple(results)
+
     def _count(self, rows: Tensor, *, forwards: int, backwards: int = 0) -> None:
+        self._add(rows, torch.full_like(rows, forwards), torch.full_like(rows, backwards))
+
+    def _add(self, rows: Tensor, forwards: Tensor, backwards: Tensor) -> None:
         # A row may stand several times, as where one image asks about several samples at once.
-        self.forwards.index_add_(0, rows, torch.full_like(rows, forwards))
-        if backwards:
-            self.backwards.index_add_(0, rows, torch.full_like(rows, backwards))
+        self.forwards.index_add_(0, rows, forwards)
+        self.backwards.index_add_(0, rows, backwards)
+        if self._whole is not None:
+            whole, own = self._whole
+            whole._add(own[rows], forwards, backwards)

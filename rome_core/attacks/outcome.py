@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rome_core.attacks.goal import Goal
+from rome_core.attacks.oracle import Oracle
+
 
 @dataclass(frozen=True, eq=False)
 class Attacked:
@@ -44,3 +47,16 @@ class Attacked:
     def note(self, rows: Tensor, images: Tensor) -> None:
         """The best try so far of images that have not reached the goal."""
         self.images[rows] = images.to(self.images)
+
+
+def begin(oracle: Oracle, x: Tensor, goal: Goal) -> tuple[Attacked, Tensor]:
+    """Try the images as they are, clamped to [0, 1], and leave it at that where they are enough.
+
+    One forward pass; returns its logits (n, classes) too.
+    """
+    done, rows, clamped = Attacked.start(x), torch.arange(len(x), device=x.device), x.clamp(0, 1)
+    logits = oracle.logits(clamped, rows)
+    hit = goal.reached(logits, rows)
+    done.note(rows, clamped)
+    done.keep(rows[hit], clamped[hit], oracle.forwards[rows[hit]])
+    return done, logits

@@ -8,7 +8,8 @@ default of --data-root.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 
 from rome_core.cli.arguments import parse
 from rome_core.errors import CoreError
@@ -20,12 +21,10 @@ DONE, FAILED, BAD_INPUT, STOPPED = 0, 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 failed, 2 bad input, 130 stopped."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
-    # Imported late: torch takes seconds, and --help and bad arguments should not.
-    from rome_core.cli.commands import COMMANDS
     from rome_core.progress import Stopped
 
     try:
-        COMMANDS[arguments.command](arguments)
+        _command(arguments.command)(arguments)
     except SpecError as error:
         for problem in error.problems:
             print(f"error: {problem.field}: {problem.message}. {problem.remedy}", file=sys.stderr)
@@ -40,3 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{stop}; the same command goes on from there.", file=sys.stderr)
         return STOPPED
     return DONE
+
+
+def _command(name: str) -> Callable[[Namespace], None]:
+    """The command's function, imported late: torch takes seconds, and what needs none should not.
+
+    So --help, bad arguments and `metrics` answer at once.
+    """
+    if name == "metrics":
+        from rome_core.cli.metrics import metrics
+
+        return metrics
+    from rome_core.cli.commands import COMMANDS
+
+    return COMMANDS[name]

@@ -30,6 +30,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _data_root(fetch)
     presets = commands.add_parser("presets", help="list the presets")
     presets.add_argument("--json", action="store_true", help="one JSON line on stdout")
+    _transfer(commands.add_parser("transfer", help="attack models with each other's images"))
+    _compare(commands.add_parser("compare", help="test whether two evaluations differ"))
+    protocols = commands.add_parser("protocols", help="list the protocols and their attacks")
+    protocols.add_argument("--json", action="store_true", help="one JSON line on stdout")
+    _metrics(commands.add_parser("metrics", help="RR, I-RR, AE and CREI of an evaluation log"))
     return parser.parse_args(argv)
 
 
@@ -49,23 +54,88 @@ def _distill(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--set-file", type=Path, required=True, help="the synthetic set")
-    parser.add_argument("--dataset", help="of a bare reference file, which does not say")
+    whom = parser.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--set-file", type=Path, help="a synthetic set to train students on")
+    whom.add_argument(
+        "--checkpoint",
+        type=Path,
+        action="append",
+        dest="checkpoints",
+        help="weights of a trained network (.pth, .pt, .safetensors); may be repeated",
+    )
+    parser.add_argument("--dataset", help="of checkpoints, or of a bare reference file")
     parser.add_argument("--factor", type=int, help="of a bare reference file: 2 if packed")
     parser.add_argument("--students", type=int, help="how many to train (default 5)")
     parser.add_argument("--epochs", type=int, help="of each student (default 1000)")
-    parser.add_argument("--network", help="of the students (default convnet)")
-    parser.add_argument("--attacks", help="comma-separated: clean,clamp,fgsm,pgd")
-    parser.add_argument("--domains", help="comma-separated: reference,pixel")
-    parser.add_argument("--limit", type=int, help="test images to use (default all)")
-    _set(parser, "any other field, such as budgets.pixel.steps=20")
+    parser.add_argument("--network", help="of the students (default convnet), or of checkpoints")
+    parser.add_argument(
+        "--protocol",
+        help="comma-separated: rome-2025 (published), pixel (default), quick (CPU-sized)",
+    )
+    _attacks(parser)
     parser.add_argument(
         "--out",
         type=Path,
-        required=True,
-        help="the .json to write; .provenance.json and the students go beside it",
+        help="the .json to write, its companions beside it (default: print and keep nothing)",
     )
     _run(parser)
+
+
+def _transfer(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        action="append",
+        dest="checkpoints",
+        required=True,
+        help="weights of a model that crafts; may be repeated",
+    )
+    parser.add_argument(
+        "--target",
+        type=Path,
+        action="append",
+        dest="targets",
+        help="weights of a model that is attacked; may be repeated (default: those that craft)",
+    )
+    parser.add_argument("--dataset", required=True, help="whose test images are attacked")
+    parser.add_argument("--network", help="of the checkpoints (default: read off their weights)")
+    parser.add_argument("--protocol", help="rome-2025, pixel (default) or quick")
+    _attacks(parser)
+    parser.add_argument("--cache", type=Path, help="folder in which crafted images are kept")
+    parser.add_argument("--out", type=Path, help="the .json to write, its companions beside it")
+    _run(parser)
+
+
+def _compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", type=Path, help="an evaluation.json, its outcomes.parquet beside")
+    parser.add_argument("second", type=Path, help="another, of the same protocol and images")
+    parser.add_argument("--json", action="store_true", help="one JSON line on stdout")
+
+
+def _attacks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--attacks", help="comma-separated, of the protocol (default: its own)")
+    parser.add_argument("--modes", help="comma-separated: targeted,untargeted (default both)")
+    parser.add_argument("--limit", type=int, help="test images to use (default: the protocol's)")
+    _set(parser, "any other field, such as overrides.pgd.steps=20")
+
+
+def _metrics(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="JSON: an entry, or a list or object of entries"
+    )
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        default=0.5,
+        help="weight of robustness in CREI, 0 to 1 (default 0.5)",
+    )
+    parser.add_argument(
+        "--degenerate",
+        choices=["published", "sound"],
+        default="published",
+        help="what to say where nothing was lost: 0 as published, or 100 and null (sound)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON line on stdout")
 
 
 def _run(parser: argparse.ArgumentParser) -> None:

@@ -7,17 +7,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import secrets
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rome_core.cli.summary import distilled, evaluated, presets_table
+from rome_core.cli.comparison import compare_files
+from rome_core.cli.summary import (
+    comparison,
+    distilled,
+    evaluated,
+    presets_table,
+    protocols_table,
+    transferred,
+)
 from rome_core.cli.terminal import Terminal
 from rome_core.errors import CoreError
 from rome_core.files import write_json
@@ -44,39 +53,99 @@ def distill(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Evaluate a set's file and put the report and its companions at --out."""
-    path: Path = arguments.set_file
-    if not path.is_file():
-        raise CoreError(
-            "artifact_missing",
-            f"there is no file {path}.",
-            "Make one with `python -m rome_core distill`.",
-            "--set-file",
-        )
-    artifact = f"sha256:{file_digest(path)}"
-    body: dict[str, Any] = {"kind": "evaluate", "artifact": artifact}
-    for name in ("dataset", "factor", "limit", "seed"):
+    """Evaluate a set's file or checkpoints; the report and its companions go to --out, if given."""
+    body: dict[str, Any] = {"kind": "evaluate"}
+    inputs: dict[str, Path] = {}
+    if arguments.set_file is not None:
+        body["artifact"] = _given(arguments.set_file, "--set-file", inputs)
+    else:
+        body["models"] = _models(arguments.checkpoints, arguments.network, inputs)
+    for name in ("dataset", "factor"):
         if getattr(arguments, name) is not None:
             body[name] = getattr(arguments, name)
-    for name in ("attacks", "domains"):
+    if arguments.protocol is not None:
+        body["protocols"] = arguments.protocol.split(",")
+    given = [("students.count", arguments.students), ("students.epochs", arguments.epochs)]
+    if arguments.set_file is not None:
+        given.append(("students.network", arguments.network))
+    for field, value in given:
+        if value is not None:
+            _put(body, field, value)
+    _attacked(arguments, body)
+    if arguments.out is None:
+        first = arguments.set_file or arguments.checkpoints[0]
+        arguments.workdir = arguments.workdir or Path(f"{first.stem}.evaluation.work")
+    spec, outcome = _run(arguments, body, inputs)
+    _deliver_report(arguments, spec, outcome, "evaluation.json", evaluated)
+
+
+def transfer(arguments: argparse.Namespace) -> None:
+    """Attack models with the images crafted on others."""
+    inputs: dict[str, Path] = {}
+    body: dict[str, Any] = {"kind": "transfer", "dataset": arguments.dataset}
+    body["sources"] = _models(arguments.checkpoints, arguments.network, inputs)
+    if arguments.targets:
+        body["targets"] = _models(arguments.targets, arguments.network, inputs)
+    if arguments.protocol is not None:
+        body["protocol"] = arguments.protocol
+    _attacked(arguments, body)
+    if arguments.out is None:
+        stem = arguments.checkpoints[0].stem
+        arguments.workdir = arguments.workdir or Path(f"{stem}.transfer.work")
+    spec, outcome = _run(arguments, body, inputs, cache=arguments.cache)
+    _deliver_report(arguments, spec, outcome, "transfer.json", transferred)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Test whether two evaluations differ, attack by attack."""
+    compared = compare_files(arguments.first, arguments.second)
+    if arguments.json:
+        print(json.dumps(compared, ensure_ascii=False))
+    else:
+        print(comparison(compared))
+
+
+def protocols(arguments: argparse.Namespace) -> None:
+    """List the protocols."""
+    entries = catalogue.protocols()
+    if arguments.json:
+        print(json.dumps([entry.as_dict() for entry in entries], ensure_ascii=False))
+    else:
+        print(protocols_table(entries))
+
+
+def _given(path: Path, flag: str, inputs: dict[str, Path]) -> str:
+    """The name that a file has in the spec: its digest, so that the spec says what it was."""
+    if not path.is_file():
+        raise CoreError("artifact_missing", f"there is no file {path}.", "Give its path.", flag)
+    name = f"sha256:{file_digest(path)}"
+    inputs[name] = path
+    return name
+
+
+def _models(
+    paths: Sequence[Path], network: str | None, inputs: dict[str, Path]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "artifact": _given(path, "--checkpoint", inputs),
+            "network": network,
+            "name": re.sub(r"[^A-Za-z0-9_.+-]", "_", path.stem)[:64].lstrip("_.+-") or "model",
+        }
+        for path in paths
+    ]
+
+
+def _attacked(arguments: argparse.Namespace, body: dict[str, Any]) -> None:
+    """The flags that evaluations and transfers share."""
+    for name in ("limit", "seed"):
+        if getattr(arguments, name) is not None:
+            body[name] = getattr(arguments, name)
+    for name in ("attacks", "modes"):
         if getattr(arguments, name) is not None:
             body[name] = getattr(arguments, name).split(",")
-    given = [
-        ("students.count", arguments.students),
-        ("students.epochs", arguments.epochs),
-        ("students.network", arguments.network),
-    ]
-    for field, value in [*((f, v) for f, v in given if v is not None), *arguments.settings]:
+    for field, value in arguments.settings:
         _put(body, field, value)
-    spec, outcome = _run(arguments, body, {artifact: path})
-    names = {
-        "evaluation.json": arguments.out,
-        "provenance.json": arguments.out.with_suffix(".provenance.json"),
-    }
-    for output in outcome.outputs:
-        if output.kind == "student-weights":
-            names[output.name] = arguments.out.with_name(f"{arguments.out.stem}.{output.name}")
-    _deliver(arguments, spec, outcome, names, evaluated)
 
 
 def fetch(arguments: argparse.Namespace) -> None:
@@ -99,13 +168,19 @@ def presets(arguments: argparse.Namespace) -> None:
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "distill": distill,
     "evaluate": evaluate,
+    "transfer": transfer,
+    "compare": compare,
+    "protocols": protocols,
     "fetch": fetch,
     "presets": presets,
 }
 
 
 def _run(
-    arguments: argparse.Namespace, body: dict[str, Any], inputs: Mapping[str, Path]
+    arguments: argparse.Namespace,
+    body: dict[str, Any],
+    inputs: Mapping[str, Path],
+    cache: Path | None = None,
 ) -> tuple[dict[str, Any], Outcome]:
     """Run the spec in its work folder, going on where an earlier run of the same spec stopped."""
     workdir = _workdir(arguments)
@@ -120,6 +195,7 @@ def _run(
                     workdir=workdir,
                     data_root=arguments.data_root,
                     inputs=inputs,
+                    cache=cache,
                     device=arguments.device,
                     threads=arguments.threads,
                     report=terminal,
@@ -182,6 +258,36 @@ def _deliver(
         print(json.dumps(told, ensure_ascii=False))
     else:
         print(summary(spec, outcome, arguments.out))
+
+
+def _deliver_report(
+    arguments: argparse.Namespace,
+    spec: Mapping[str, Any],
+    outcome: Outcome,
+    main: str,
+    summary: Callable[[Mapping[str, Any], Outcome, Path | None], str],
+) -> None:
+    """Show a report, and keep it and its companions where --out says so."""
+    out: Path | None = arguments.out
+    report = next(output.path for output in outcome.outputs if output.name == main)
+    told = {
+        "spec": dict(spec),
+        "spec_hash": spec_hash(spec),
+        "metrics": dict(outcome.metrics),
+        "report": json.loads(report.read_bytes()),
+        "outputs": {},
+    }
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for output in outcome.outputs:
+            target = out if output.name == main else out.with_name(f"{out.stem}.{output.name}")
+            shutil.move(output.path, target)
+            told["outputs"][output.name] = str(target)
+    shutil.rmtree(_workdir(arguments))
+    if arguments.json:
+        print(json.dumps(told, ensure_ascii=False))
+    else:
+        print(summary(told["report"], outcome, out))
 
 
 def _put(body: dict[str, Any], field: str, value: object) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rome_core.recipes.presets import Preset
+from rome_core.recipes.protocols import Protocol
 from rome_core.runner import Outcome
 
 
@@ -24,17 +25,106 @@ def distilled(spec: Mapping[str, Any], outcome: Outcome, out: Path) -> str:
     )
 
 
-def evaluated(spec: Mapping[str, Any], outcome: Outcome, out: Path) -> str:
-    """A table of accuracies in percent, one block an attack domain."""
-    n = spec["students"]["count"]
-    lines = [f"{out}: accuracy in percent, mean and spread of {n} student{'s' * (n > 1)}"]
-    width = max(len(name) for name in outcome.metrics)
-    for name, score in outcome.metrics.items():
-        spread = "" if score["std"] is None else f" ± {100 * score['std']:.2f}"
-        lines.append(f"  {name:<{width}}  {100 * score['mean']:6.2f}{spread}")
-    if len(spec["domains"]) > 1:
-        lines.append("Numbers of the reference and the pixel domain must not be compared.")
+def evaluated(report: Mapping[str, Any], outcome: Outcome, out: Path | None) -> str:
+    """One block a protocol: accuracies in percent, worst cases, metrics, and what to doubt."""
+    blocks = []
+    n = len(report["subjects"])
+    for protocol in report["protocols"]:
+        lines = [_heading(protocol, report["dataset"], n)]
+        rows: list[tuple[str, str, str]] = []
+        if protocol["clean"]:
+            rows.append(("clean", _share(protocol["clean"]), ""))
+        for name, measure in protocol["measures"].items():
+            rows.append(_row(name, measure))
+        for ball, share in protocol["worst_case"].items():
+            rows.append((f"worst of {ball}", _share(share), "right under every attack"))
+        width = max(len(row[0]) for row in rows)
+        lines += [f"  {name:<{width}}  {text:<26}  {more}".rstrip() for name, text, more in rows]
+        for mode, metrics in protocol["metrics"].items():
+            values = ", ".join(
+                f"{name} {'undefined' if value is None else f'{value:.2f}'}"
+                for name, value in metrics["values"].items()
+                if name in ("RR", "I-RR", "AE", "CREI", "I-CREI")
+            )
+            lines.append(f"  {mode}: {values}  (cost in counted passes)")
+        lines.append(f"  trust in these numbers: {protocol['trust']}")
+        for finding in protocol["findings"]:
+            lines.append(f"    {finding['severity']}: {finding['title']} [{finding['code']}]")
+            lines.append(f"      {finding['remedy']}")
+        blocks.append("\n".join(lines))
+    if len(blocks) > 1:
+        blocks.append("Numbers of different protocols must not be compared.")
+    if out is not None:
+        blocks.append(f"The report is {out}, the table of images and figures lie beside it.")
+    return "\n\n".join(blocks)
+
+
+def transferred(report: Mapping[str, Any], outcome: Outcome, out: Path | None) -> str:
+    """One matrix a mode: rows craft, columns are attacked."""
+    blocks = []
+    for mode, matrix in report["i_rr"].items():
+        names = report["targets"]
+        width = max(len(name) for name in (*report["sources"], *names)) + 2
+        lines = [
+            f"I-RR in percent, {mode}, {report['protocol']} (rows craft, columns are attacked)"
+        ]
+        lines.append(" " * width + "".join(f"{name:>{width}}" for name in names))
+        for source, row in zip(report["sources"], matrix, strict=True):
+            cells = "".join(f"{'-' if v is None else f'{v:.2f}':>{width}}" for v in row)
+            lines.append(f"{source:<{width}}{cells}")
+        blocks.append("\n".join(lines))
+    if out is not None:
+        blocks.append(f"The report is {out}, its figures lie beside it.")
+    return "\n\n".join(blocks)
+
+
+def comparison(compared: Mapping[str, Any]) -> str:
+    """A line an attack: the difference in points, its interval and the p-value."""
+    lines = [f"{compared['first']} less {compared['second']}, in points of accuracy"]
+    for one in compared["comparisons"]:
+        name = "/".join(filter(None, (one["protocol"], one["attack"], one["mode"])))
+        low, high = one["interval"]["low"], one["interval"]["high"]
+        lines.append(
+            f"  {name:<32} {one['difference']:+7.2f}  [{low:+.2f}, {high:+.2f}]  "
+            f"p = {one['p']:.3g} ({one['test']}, n = {one['n']})"
+        )
     return "\n".join(lines)
+
+
+def protocols_table(protocols: Sequence[Protocol]) -> str:
+    lines = []
+    for protocol in protocols:
+        lines += [f"{protocol.id}  {protocol.title}", f"  {protocol.summary}"]
+        width = max(len(entry.name) for entry in protocol.entries)
+        for entry in protocol.entries:
+            mark = "*" if entry.name in protocol.default else " "
+            lines.append(f"  {mark} {entry.name:<{width}}  {entry.title}")
+    lines.append("* runs unless attacks are named")
+    return "\n".join(lines)
+
+
+def _heading(protocol: Mapping[str, Any], dataset: str, subjects: int) -> str:
+    changed = ", changed: " + ", ".join(protocol["overridden"]) if protocol["overridden"] else ""
+    many = f", mean of {subjects}" if subjects > 1 else ""
+    return (
+        f"{protocol['id']}{changed}: accuracy in percent on {protocol['test_images']:,} test "
+        f"images of {dataset}{many}, 95 % interval"
+    )
+
+
+def _row(name: str, measure: Mapping[str, Any]) -> tuple[str, str, str]:
+    if measure["not_applicable"]:
+        return name, "not applicable", measure["not_applicable"]
+    costs = measure["costs"]
+    more = f"{costs['forwards_per_image']:.1f} + {costs['backwards_per_image']:.1f} passes"
+    if measure["target_hit"]:
+        more += f", {100 * measure['target_hit']['mean']:.2f} % hit their target"
+    return name, _share(measure["accuracy"]), more
+
+
+def _share(share: Mapping[str, Any]) -> str:
+    low, high = share["interval"]
+    return f"{100 * share['mean']:6.2f}  [{100 * low:.2f}, {100 * high:.2f}]"
 
 
 def presets_table(presets: Sequence[Preset]) -> str:

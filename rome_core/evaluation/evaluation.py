@@ -1,147 +1,180 @@
-"""One evaluation from set to report: train the students, measure them, resume where it stopped.
+"""One evaluation from subjects to measurements: train, attack, probe, resume where it stopped.
 
-Owns the order of work, its checkpoints and its progress. The numbers are `students`' and
-`robustness`'.
+Owns the order of work, its checkpoints and its progress. What happens to an image is
+`robustness`'s, what the numbers mean `reporting`'s.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from rome_core import attacks
+from rome_core import attacks, costs
 from rome_core.data import Dataset
-from rome_core.distillation.checkpoints import Cadence, Checkpoints
-from rome_core.errors import CoreError, fields_under
+from rome_core.distillation.checkpoints import Checkpoints
+from rome_core.errors import CoreError
+from rome_core.evaluation.probes import probe
 from rome_core.evaluation.robustness import (
+    Block,
+    Faced,
     Measure,
-    Measurement,
     TestSet,
-    measure,
+    block_size,
+    face,
     measures,
-    worst_case,
 )
 from rome_core.evaluation.students import Student, TrainingSet
-from rome_core.networks import ConvNet
-from rome_core.passes import Passes, Plan
-from rome_core.progress import Progress, Report, Stopped
-from rome_core.provenance import changes, circumstances
+from rome_core.evaluation.subjects import Subject
+from rome_core.evaluation.work import Work
+from rome_core.passes import Bound, Passes, Plan
+from rome_core.progress import Report
+from rome_core.provenance import circumstances
 from rome_core.randomness import generator
-from rome_core.recipes.evaluate import DomainBudget, EvaluateSpec
-from rome_core.recipes.report import Accuracies, DomainReport
-from rome_core.synthetic import SyntheticSet
+from rome_core.recipes.evaluate import EvaluateSpec, chosen, resolved
+from rome_core.recipes.protocols import Entry, Protocol
+
+SAMPLES = 8
+"""Adversarial images kept to be looked at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One protocol's share of an evaluation: its test images, attacks and measures."""
+
+    protocol: Protocol
+    entries: tuple[Entry, ...]
+    measures: tuple[Measure, ...]
+    test: TestSet
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What one subject's images came to under one measure, and the seconds it took."""
+
+    measure: Measure
+    faced: Faced
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Images of one measure on the first subject: (k, c, h, w) pixels in [0,1], classes (k,)."""
+
+    measure: Measure
+    clean: Tensor
+    adversarial: Tensor
+    labels: Tensor
+    clean_prediction: Tensor
+    prediction: Tensor
+
+    def classes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The true ones, those seen in the images as they were, and in the attacked ones."""
+        return self.labels, self.clean_prediction, self.prediction
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """Trained students and what they got right; `train_accuracy` is of each one's last epoch."""
+    """Subjects and what they came to; `train_accuracy` is of each student's last epoch."""
 
-    networks: tuple[ConvNet, ...]
+    subjects: tuple[Subject, ...]
     train_accuracy: tuple[float, ...]
-    measurements: tuple[tuple[Measurement, ...], ...]  # by student, in the order of `measures`
-    test_images: int
+    parts: tuple[Part, ...]
+    measurements: Mapping[tuple[str, str], tuple[Measurement, ...]]
+    """By (protocol id, measure name), one a subject."""
+    evidence: Mapping[str, Mapping[str, Any]]  # by protocol id, of the first subject
+    samples: Mapping[str, Sample]  # by protocol id
     test_images_of: int
     notes: tuple[str, ...]  # what a reader of the provenance should know about resuming
 
-    def clean(self) -> Accuracies | None:
-        return self._accuracies(Measure("clean"), None)
 
-    def domain(self, domain: str, budget: DomainBudget) -> DomainReport:
-        """The report of one attack domain, named in every number it holds."""
-        own = [m.measure for m in self.measurements[0] if m.measure.domain == domain]
-        scores = {}
-        for what in own:
-            accuracies = self._accuracies(what, budget)
-            assert accuracies is not None
-            scores[what.name] = accuracies
-        over = [m.measure for m in self.measurements[0] if m.measure.domain in (domain, None)]
-        worst = None
-        if own:
-            values = [
-                worst_case([m for m in student if m.measure in over]).accuracy
-                for student in self.measurements
-            ]
-            worst = Accuracies.of(values, sum(m.gradients(budget) for m in over), len(over))
-        return DomainReport.model_validate(
-            {
-                "domain": domain,
-                "budget": budget,
-                "measures": scores,
-                "worst_case": worst,
-                "worst_over": [what.name for what in over],
-            }
-        )
+@dataclass(frozen=True)
+class _Place:
+    """Where a measure stands in the whole: images before it and of all, and the same in passes."""
 
-    def _accuracies(self, what: Measure, budget: DomainBudget | None) -> Accuracies | None:
-        values = [m.accuracy for student in self.measurements for m in student if m.measure == what]
-        return Accuracies.of(values, what.gradients(budget) if budget else 0) if values else None
+    before: int
+    total: int
+    effort: float
+    weight: float
+    whole: float
 
 
 class Evaluation:
-    """The work of one `kind: evaluate` spec on one set.
+    """The work of one `kind: evaluate` spec, on a set to train on or on models there are.
 
-    Raises CoreError where set and dataset do not fit, or a budget does not suit the classes.
+    Raises CoreError where a protocol does not suit the classes.
     """
 
     def __init__(
         self,
-        synthetic: SyntheticSet,
+        subjects: TrainingSet | Sequence[Subject],
         dataset: Dataset,
         spec: EvaluateSpec,
         *,
+        statistics: tuple[tuple[float, ...], tuple[float, ...]],
         plan: Plan,
         device: str = "cpu",
     ) -> None:
-        if synthetic.images.shape[1:] != dataset.shape or synthetic.classes != dataset.classes:
-            raise CoreError(
-                "artifact_mismatch",
-                f"The set has {synthetic.classes} classes of {tuple(synthetic.images.shape[1:])}, "
-                f"{dataset.name} has {dataset.classes} of {dataset.shape}.",
-                "Evaluate it on the dataset it was made from.",
-                "dataset",
-            )
         self._spec, self._plan, self._device = spec, plan, str(device)
-        self._training = TrainingSet.of(
-            synthetic, augmentation=spec.students.augmentation, device=device
-        )
-        self._test = _test_set(synthetic, dataset, spec, device)
+        self._training = subjects if isinstance(subjects, TrainingSet) else None
+        self._models = () if isinstance(subjects, TrainingSet) else tuple(subjects)
+        self._count = spec.students.count if self._training else len(self._models)
         self._test_images_of = len(dataset.test_images)
-        self._measures = measures(spec)
-        for what in self._measures:  # Hours of training must not end in a bad target rule.
-            if what.mode == "targeted":
-                budget = self._budget(what)
-                with fields_under(f"budgets.{what.domain}", type(budget).model_fields):
-                    attacks.targets(budget.target_rule, self._test.labels[:1], self._test.classes)
-        self._count = spec.students.count
+        self.parts = tuple(
+            _part(resolved(name, spec), dataset, spec, statistics, device)
+            for name in spec.protocols
+        )
         self._per_student = spec.students.epochs + 1
-
-    @property
-    def training_images(self) -> int:
-        """Decoded images that students learn from."""
-        return len(self._training.images)
-
-    @property
-    def augmentation(self) -> str:
-        return self._training.augmentation
 
     def run(
         self, *, checkpoints: Checkpoints, report: Report, should_stop: Callable[[], bool]
     ) -> Evaluated:
         """Do what is left of the work. Raises Stopped, after a checkpoint, when told to."""
-        students = [
-            Student(self._training, self._spec.students, seed=self._spec.seed, number=number)
-            for number in range(self._count)
-        ]
+        students: list[Student] = []
+        if self._training is not None:
+            students = [
+                Student(self._training, self._spec.students, seed=self._spec.seed, number=number)
+                for number in range(self._count)
+            ]
         here = circumstances(plan=self._plan.as_dict(), device=self._device)
-        work = _Work(students, checkpoints, report, should_stop, here)
-        work.resume()
+        state = _State(students)
+        work = Work(checkpoints, report, should_stop, here, state.snapshot)
+        earlier = work.resume()
+        if earlier is not None:
+            state.restore(earlier)
+        self._train(students, state, work)
+        subjects = self._models or tuple(
+            Subject(f"student {number}", student.network) for number, student in enumerate(students)
+        )
+        work.phase()
+        self._attack(subjects, state, work)
+        work.phase()
+        if self._spec.probes:
+            self._probe(subjects[0], state, work)
+        return Evaluated(
+            subjects=subjects,
+            train_accuracy=tuple(state.train_accuracy[str(n)] for n in range(len(students))),
+            parts=self.parts,
+            measurements={
+                (part.protocol.id, what.name): tuple(
+                    state.measurement(number, what) for number in range(len(subjects))
+                )
+                for part in self.parts
+                for what in part.measures
+            },
+            evidence=dict(state.evidence),
+            samples={name: _sample(held) for name, held in state.samples.items()},
+            test_images_of=self._test_images_of,
+            notes=tuple(work.notes),
+        )
+
+    def _train(self, students: Sequence[Student], state: _State, work: Work) -> None:
         for number, student in enumerate(students):
             for epoch in student.train():
-                work.train_accuracy[str(number)] = epoch.accuracy
+                state.train_accuracy[str(number)] = epoch.accuracy
                 done = number * self._per_student + student.epochs_done
                 scalars = {
                     "student": float(number),
@@ -150,131 +183,230 @@ class Evaluation:
                     "learning_rate": epoch.learning_rate,
                 }
                 work.tick("training students", done, self._count * self._per_student, scalars)
-        total = self._count * len(self._measures) * len(self._test.pixels)
-        work.phase()
-        for number, student in enumerate(students):
-            for place, what in enumerate(self._measures):
-                key = f"{number}/{what.name}"
-                before = (number * len(self._measures) + place) * len(self._test.pixels)
-                if key in work.correct:
-                    continue
-                work.correct[key] = self._measure(student, what, work, before, total)
-        return Evaluated(
-            networks=tuple(student.network for student in students),
-            train_accuracy=tuple(work.train_accuracy[str(n)] for n in range(self._count)),
-            measurements=tuple(
-                tuple(
-                    Measurement(what, work.correct[f"{n}/{what.name}"]) for what in self._measures
-                )
-                for n in range(self._count)
-            ),
-            test_images=len(self._test.pixels),
-            test_images_of=self._test_images_of,
-            notes=tuple(work.notes),
-        )
+
+    def _attack(self, subjects: Sequence[Subject], state: _State, work: Work) -> None:
+        every = [
+            (number, subject, part, what)
+            for number, subject in enumerate(subjects)
+            for part in self.parts
+            for what in part.measures
+        ]
+        if every:
+            self._warm_up(subjects[0], every[0][2].test)
+        total = sum(len(part.test) for _, _, part, _ in every)
+        weights = [_weight(part, what) * len(part.test) for _, _, part, what in every]
+        before, effort = 0, 0.0
+        for (number, subject, part, what), weight in zip(every, weights, strict=True):
+            at = _Place(before, total, effort, weight, sum(weights))
+            self._measure(number, subject, part, what, state, work, at)
+            before += len(part.test)
+            effort += weight
+
+    def _warm_up(self, subject: Subject, test: TestSet) -> None:
+        """Compile, and touch memory, before anything is timed."""
+        model, x = self._bound(subject), test.pixels[:1]
+        model(x)
+        model.loss_gradient(x, lambda logits, part: logits[:, 0])
 
     def _measure(
-        self, student: Student, what: Measure, work: _Work, before: int, total: int
-    ) -> torch.Tensor:
-        passes = Passes(student.network, self._plan)
-        model = passes.bind(student.network.state_dict())
-        done = before
-
-        def tick(images: int) -> None:
-            nonlocal done
-            done += images
-            work.tick("attacking", done, total, {})
-
-        budget = self._budget(what) if what.domain else None
-        return measure(model, self._test, what, budget, seed=self._spec.seed, tick=tick).correct
-
-    def _budget(self, what: Measure) -> DomainBudget:
-        budgets = self._spec.budgets
-        return budgets.reference if what.domain == "reference" else budgets.pixel
-
-
-class _Work:
-    """Progress, cancellation and checkpoints of one evaluation."""
-
-    def __init__(
         self,
-        students: list[Student],
-        checkpoints: Checkpoints,
-        report: Report,
-        should_stop: Callable[[], bool],
-        circumstances: Mapping[str, Any],
+        number: int,
+        subject: Subject,
+        part: Part,
+        what: Measure,
+        state: _State,
+        work: Work,
+        at: _Place,
     ) -> None:
-        self._circumstances = circumstances
-        self.train_accuracy: dict[str, float] = {}  # by student, of its last epoch so far
-        self.correct: dict[str, torch.Tensor] = {}  # by "student/measure"
-        self.notes: list[str] = []
-        self._students = students
-        self._checkpoints = checkpoints
-        self._report = report
-        self._should_stop = should_stop
-        self._cadence = Cadence()
-        self._units = 0  # ticks so far, in all attempts
-        self.phase()
+        """Attack the blocks of images that are left."""
+        model, entry = self._bound(subject), part.protocol.entry(what.attack)
+        key = f"{number}/{part.protocol.id}/{what.name}"
+        held = state.measured.setdefault(key, {"parts": [], "images": 0, "seconds": 0.0})
+        for rows in part.test.blocks(block_size(entry, self._device)):
+            if rows.start < held["images"]:
+                continue
+            block = part.test.part(rows)
+            cascade = state.cascade(key, rows.start)
+            done = face(
+                model,
+                block,
+                part.protocol,
+                entry,
+                what.mode,
+                seed=self._spec.seed,
+                poll=lambda: work.pulse("attacking", at.before + held["images"], at.total),
+                cascade=cascade,
+            )
+            if number == 0 and rows.start == 0 and _shows(part, what):
+                state.samples[part.protocol.id] = _sampled(model, what, block, part.protocol, done)
+            state.cascades.pop(key)
+            held["parts"].append(done.faced.state_dict())
+            held["images"] += len(block)
+            held["seconds"] += cascade.get("seconds", 0.0) + done.seconds
+            share = (at.effort + at.weight * held["images"] / len(part.test)) / at.whole
+            work.tick("attacking", at.before + held["images"], at.total, share=share)
 
-    def phase(self) -> None:
-        """A new phase begins: its pace is its own."""
-        self._start: tuple[float, int] | None = None
-        self._checkpoint_step: int | None = None
+    def _probe(self, subject: Subject, state: _State, work: Work) -> None:
+        for place, part in enumerate(self.parts):
+            name = part.protocol.id
+            if name in state.evidence:
+                continue
 
-    def resume(self) -> None:
-        """Go on from where an earlier attempt got to, if there was one."""
-        found = self._checkpoints.newest()
-        self.notes += [f"passed over a checkpoint: {x}" for x in self._checkpoints.passed_over]
-        if found is None:
-            return
-        self.notes.append(f"resumed after {found.step} units of work")
-        self.notes += changes(found.circumstances, self._circumstances)
-        own = found.state["evaluation"]
-        self._units = found.step
-        self.train_accuracy.update(own["train_accuracy"])
-        self.correct.update(own["correct"])
-        for number, student in enumerate(self._students):
-            state = found.state.get(f"student/{number}")
-            if state is not None:
-                student.load_state_dict(state)
+            def pulse(place: int = place) -> None:
+                work.pulse("probing", place, len(self.parts))
 
-    def tick(self, phase: str, step: int, total: int, scalars: dict[str, float]) -> None:
-        """One unit of work is done: report, checkpoint if due, stop if told to."""
-        self._units += 1
-        now = time.monotonic()
-        if self._start is None:
-            self._start = (now, step)
-        began, first = self._start
-        eta = (now - began) / (step - first) * (total - step) if step > first else None
-        stop = self._should_stop()
-        if stop or self._cadence.due():
-            self._cadence.record(self._save)
-            self._checkpoint_step = step
-        self._report(Progress(phase, step, total, scalars, eta, self._checkpoint_step))
-        if stop:
-            raise Stopped(f"stopped while {phase}, {step} of {total}")
+            test = part.test.part(slice(0, part.protocol.probe_images))
+            state.evidence[name] = probe(
+                self._bound(subject),
+                test,
+                part.protocol,
+                whole=part.test,
+                seed=self._spec.seed,
+                poll=pulse,
+            )
+            work.tick("probing", place + 1, len(self.parts))
 
-    def _save(self) -> None:
-        state: dict[str, Any] = {
-            "evaluation": {
-                "train_accuracy": self.train_accuracy,
-                "correct": self.correct,
-            }
-        }
-        for number, student in enumerate(self._students):
-            if student.epochs_done:
-                state[f"student/{number}"] = student.state_dict()
-        self._checkpoints.save(self._units, state, self._circumstances)
+    def _bound(self, subject: Subject) -> Bound:
+        return Passes(subject.network, self._plan).bind(subject.network.state_dict())
 
 
-def _test_set(
-    synthetic: SyntheticSet, dataset: Dataset, spec: EvaluateSpec, device: str
+def test_set(
+    dataset: Dataset,
+    limit: int | None,
+    seed: int,
+    statistics: tuple[tuple[float, ...], tuple[float, ...]],
+    device: str,
 ) -> TestSet:
     """The test images, or `limit` of them drawn by the seed, in the order of the file."""
     pixels, labels = dataset.test_images, dataset.test_labels
-    if spec.limit is not None and spec.limit < len(pixels):
-        order = torch.randperm(len(pixels), generator=generator(spec.seed, "test images"))
-        chosen = order[: spec.limit].sort().values
-        pixels, labels = pixels[chosen], labels[chosen]
-    pixels, labels = pixels.to(device), labels.to(device)
-    return TestSet(pixels, labels, dataset.classes, synthetic.mean, synthetic.std)
+    numbers = torch.arange(len(pixels))
+    if limit is not None and limit < len(pixels):
+        order = torch.randperm(len(pixels), generator=generator(seed, "test images"))
+        numbers = order[:limit].sort().values
+        pixels, labels = pixels[numbers], labels[numbers]
+    mean, std = statistics
+    return TestSet(
+        pixels.to(device), labels.to(device), numbers.to(device), dataset.classes, mean, std
+    )
+
+
+def work_of(spec: EvaluateSpec, subjects: int, classes: int, test_images: int) -> int:
+    """Roughly how many images pass through networks, forward and backward, at the most."""
+    total = 0.0
+    for name in spec.protocols:
+        protocol = resolved(name, spec)
+        images = min(spec.limit or protocol.images or test_images, test_images)
+        for entry in chosen(protocol, spec):
+            modes = sum(mode in entry.modes for mode in spec.modes) if entry.modes else 1
+            total += images * subjects * modes * costs.expected(entry.settings, classes)
+    return int(total)
+
+
+def _part(
+    protocol: Protocol,
+    dataset: Dataset,
+    spec: EvaluateSpec,
+    statistics: tuple[tuple[float, ...], tuple[float, ...]],
+    device: str,
+) -> Part:
+    entries = chosen(protocol, spec)
+    asked = measures(protocol, entries, spec.modes)
+    test = test_set(dataset, spec.limit or protocol.images, spec.seed, statistics, device)
+    if any(what.mode == "targeted" for what in asked):
+        # Hours of training must not end in a bad target rule.
+        try:
+            attacks.targets(protocol.target_rule, test.labels[:1], test.classes)
+        except CoreError as error:
+            raise CoreError(
+                error.code,
+                f"{protocol.id} cannot target here: {error.detail}",
+                "Take another protocol, or modes: [untargeted].",
+                "modes",
+            ) from error
+    return Part(protocol, tuple(entries), tuple(asked), test)
+
+
+def _weight(part: Part, what: Measure) -> float:
+    return costs.expected(part.protocol.entry(what.attack).settings, part.test.classes)
+
+
+def _shows(part: Part, what: Measure) -> bool:
+    """Whether samples are taken of this measure: the first attack with steps, away from labels."""
+    names = [m.attack for m in part.measures if m.mode == "untargeted"]
+    best = "pgd" if "pgd" in names else next(iter(names), None)
+    return what.attack == best and what.mode == "untargeted"
+
+
+def _sampled(
+    model: Bound, what: Measure, block: TestSet, protocol: Protocol, done: Block
+) -> dict[str, Any]:
+    """The first images of a block, as pixels whatever space they were attacked in."""
+    adapted = attacks.adapt(model, protocol.domain, block.mean, block.std)
+    seen = adapted.model(adapted.to_input(block.pixels[:SAMPLES])).argmax(dim=1)
+    shown = done.images[:SAMPLES]
+    if protocol.domain is attacks.Domain.REFERENCE:
+        shown = shown * adapted.std.to(shown) + adapted.mean.to(shown)
+    return {
+        "measure": [what.protocol, what.attack, what.mode],
+        "clean": block.pixels[:SAMPLES].cpu(),
+        "adversarial": shown.clamp(0, 1).cpu(),
+        "labels": block.labels[:SAMPLES].cpu(),
+        "clean_prediction": seen.cpu(),
+        "prediction": done.faced.prediction[:SAMPLES],
+    }
+
+
+def _sample(state: Mapping[str, Any]) -> Sample:
+    rest = {name: value for name, value in state.items() if name != "measure"}
+    return Sample(Measure(*state["measure"]), **rest)
+
+
+class _State:
+    """All that an evaluation has done so far, as checkpoints hold it."""
+
+    def __init__(self, students: Sequence[Student]) -> None:
+        self._students = students
+        self.train_accuracy: dict[str, float] = {}  # by student, of its last epoch so far
+        self.measured: dict[str, dict[str, Any]] = {}  # by "subject/protocol/measure"
+        self.cascades: dict[str, dict[str, Any]] = {}  # of the block an attack in stages is at
+        self.evidence: dict[str, dict[str, Any]] = {}  # by protocol
+        self.samples: dict[str, dict[str, Any]] = {}  # by protocol
+
+    def snapshot(self) -> dict[str, Any]:
+        state: dict[str, Any] = {
+            "evaluation": {
+                "train_accuracy": self.train_accuracy,
+                "evidence": self.evidence,
+                "samples": self.samples,
+                "cascades": self.cascades,
+            }
+        }
+        for name, measured in self.measured.items():
+            state[f"measure/{name}"] = measured
+        for number, student in enumerate(self._students):
+            if student.epochs_done:
+                state[f"student/{number}"] = student.state_dict()
+        return state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        for name, value in state["evaluation"].items():
+            getattr(self, name).update(value)
+        for name, value in state.items():
+            if name.startswith("measure/"):
+                self.measured[name.removeprefix("measure/")] = value
+        for number, student in enumerate(self._students):
+            held = state.get(f"student/{number}")
+            if held is not None:
+                student.load_state_dict(held)
+
+    def measurement(self, number: int, what: Measure) -> Measurement:
+        state = self.measured[f"{number}/{what.protocol}/{what.name}"]
+        return Measurement(what, Faced.joined(state["parts"]), state["seconds"])
+
+    def cascade(self, key: str, start: int) -> dict[str, Any]:
+        """Where an attack in stages keeps how far it is with the block that begins at `start`."""
+        held = self.cascades.get(key)
+        if held is None or held["start"] != start:
+            held = {"start": start}
+            self.cascades[key] = held
+        return held

@@ -1,147 +1,243 @@
-"""How often a student is right on test images, clean and attacked.
+"""One attack of one protocol on one model: what happened to every image.
 
-Owns the measurements and the rule that no number mixes attack domains: a `Measurement` carries its
-domain, and `worst_case` refuses measurements of two. Must not train.
+Owns what a protocol's rules mean for an image: who is attacked, what counts as an adversarial
+image, and that accuracy is always against the true label, seen by a fresh forward pass. Must not
+train, aggregate or write.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rome_core import attacks
-from rome_core.attacks import Budget
-from rome_core.attacks.gradient import ascent
-from rome_core.attacks.pgd import start_noise
-from rome_core.randomness import generator
-from rome_core.recipes.evaluate import DomainBudget, EvaluateSpec
+from rome_core.attacks import Adapted, Attacked, Goal, Oracle, norms
+from rome_core.attacks.autoattack import autoattack
+from rome_core.attacks.catalogue import attack
+from rome_core.attacks.gradient import Model
+from rome_core.attacks.oracle import Poll, go_on
+from rome_core.randomness import ImageDraws
+from rome_core.recipes.attacks import AutoAttackSettings, Mode
+from rome_core.recipes.protocols import Entry, Protocol
 
-CHUNK = 500  # images a pass; changes no value, for no image's attack looks at another
-
-Tick = Callable[[int], None]
-"""Told how many more images a measurement is done with."""
+PUBLISHED_BATCH = 256
+"""Images of a batch in the published code, where some attacks look at their batch."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One thing to measure. Only `clean` has no domain; only aimed attacks have a mode."""
+    """One number to take: an attack of a protocol in a mode; None where it has no aim."""
 
-    attack: str
-    domain: str | None = None
-    mode: str | None = None
+    protocol: str  # its id
+    attack: str  # the entry's name
+    mode: Mode | None
 
     @property
     def name(self) -> str:
-        """Such as `pixel/pgd/untargeted`: a number's name begins with its domain."""
-        return "/".join(part for part in (self.domain, self.attack, self.mode) if part)
-
-    def gradients(self, budget: DomainBudget) -> int:
-        """Input gradients an image of this attack."""
-        return {"fgsm": 1, "pgd": budget.steps}.get(self.attack, 0)
-
-
-@dataclass(frozen=True, eq=False)
-class Measurement:
-    """Which test images one student gets right under one measure: (n,) bool."""
-
-    measure: Measure
-    correct: Tensor
-
-    @property
-    def accuracy(self) -> float:
-        return float(self.correct.double().mean())
+        """Such as `pgd/untargeted`, within its protocol."""
+        return f"{self.attack}/{self.mode}" if self.mode else self.attack
 
 
 @dataclass(frozen=True, eq=False)
 class TestSet:
-    """Test images as pixels in [0,1] (n, c, h, w), labels (n,), and what normalises them."""
+    """Test images as pixels in [0,1] (n, c, h, w), labels (n,), and what normalises them.
+
+    `numbers` (n,) are the images' places in the dataset's test file: their draws belong to them.
+    """
 
     __test__ = False  # A set of test images, not a set of tests.
 
     pixels: Tensor
     labels: Tensor
+    numbers: Tensor
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __len__(self) -> int:
+        return len(self.pixels)
 
-def measures(spec: EvaluateSpec) -> list[Measure]:
-    """Everything a spec asks for, cheap ones first."""
-    asked: list[Measure] = []
-    if "clean" in spec.attacks:
-        asked.append(Measure("clean"))
-    for domain in spec.domains:
-        if "clamp" in spec.attacks:
-            asked.append(Measure("clamp", domain))
-        asked.extend(
-            Measure(attack, domain, mode)
-            for attack in ("fgsm", "pgd")
-            if attack in spec.attacks
-            for mode in spec.modes
+    def part(self, rows: slice) -> TestSet:
+        """Some of the images."""
+        return TestSet(
+            self.pixels[rows],
+            self.labels[rows],
+            self.numbers[rows],
+            self.classes,
+            self.mean,
+            self.std,
         )
-    return asked
+
+    def blocks(self, size: int) -> Iterable[slice]:
+        """Consecutive parts of at most `size` images."""
+        return (slice(start, start + size) for start in range(0, len(self), size))
 
 
-def measure(
-    model: attacks.gradient.Model,
+@dataclass(frozen=True, eq=False)
+class Faced:
+    """What n images came to under one measure; every field has n rows, on the CPU.
+
+    `correct` is against the true label, `clean_correct` the same of the image as it was. `hit` says
+    whether a targeted attack's class was predicted. Sizes are of the perturbation, in the attack's
+    space. `margin` is the true class's logit less the best other's on the final image. `queries` is
+    -1 where the attack did not succeed.
+    """
+
+    prediction: Tensor  # int64
+    target: Tensor  # int64, -1 without one
+    clean_correct: Tensor  # bool
+    correct: Tensor  # bool
+    hit: Tensor  # bool
+    linf: Tensor  # float32
+    l2: Tensor  # float32
+    margin: Tensor  # float32
+    forwards: Tensor  # int64
+    backwards: Tensor  # int64
+    queries: Tensor  # int64
+
+    def __len__(self) -> int:
+        return len(self.correct)
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.double().mean())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def joined(cls, parts: Iterable[Mapping[str, Tensor]]) -> Faced:
+        """The parts' images, one after another."""
+        columns = list(parts)
+        return cls(
+            **{
+                field.name: torch.cat([part[field.name] for part in columns])
+                for field in fields(cls)
+            }
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One block of images faced, its adversarial images (in the attack's space), and the time."""
+
+    faced: Faced
+    images: Tensor
+    seconds: float
+
+
+def measures(protocol: Protocol, entries: Iterable[Entry], modes: Iterable[Mode]) -> list[Measure]:
+    """Everything to measure, clean first; modes in which an attack means nothing are left out."""
+    asked = list(modes)
+    return [
+        Measure(protocol.id, entry.name, mode)
+        for entry in entries
+        for mode in ([m for m in asked if m in entry.modes] if entry.modes else [None])
+    ]
+
+
+def block_size(entry: Entry, device: str) -> int:
+    """Images attacked at a time. It changes no result, but where an attack looks at its batch."""
+    if getattr(entry.settings, "stop", None) == "batch":
+        return PUBLISHED_BATCH
+    return 250 if device == "cpu" else 2500
+
+
+def face(
+    model: Model,
     test: TestSet,
-    what: Measure,
-    budget: DomainBudget | None,
+    protocol: Protocol,
+    entry: Entry,
+    mode: Mode | None,
     *,
     seed: int,
-    tick: Tick = lambda done: None,
-) -> Measurement:
-    """Attack a network, a callable from normalised images to logits, and see what it gets right.
+    poll: Poll = go_on,
+    cascade: dict[str, Any] | None = None,
+) -> Block:
+    """Attack a network, a callable from normalised images to logits, and see what becomes of it.
 
-    Accuracy is against the true label in both modes. Random starts are drawn once for the whole set
-    and are the same for every student.
+    An attack in stages keeps how far it is in `cascade`, and goes on from what that says.
     """
-    # Clean images pass through no domain: in either the network sees them normalised.
-    adapted = attacks.adapt(model, what.domain or "pixel", test.mean, test.std)
-    noise: Tensor | None = None
-    limits = None
-    if budget is not None and what.mode is not None:
-        limits = Budget.of(budget.epsilon, budget.step, budget.steps, budget.random_start)
-        if what.attack == "pgd" and budget.random_start:
-            draws = generator(seed, "attack", what.name)
-            noise = start_noise(test.pixels, limits, draws)
-    correct = []
-    for start in range(0, len(test.pixels), CHUNK):
-        part = slice(start, start + CHUNK)
-        x, labels = adapted.to_input(test.pixels[part]), test.labels[part]
-        aims = None
-        if budget is not None and what.mode == "targeted":
-            aims = attacks.targets(budget.target_rule, labels, test.classes)
-        match what.attack:
-            case "clamp":
-                x = x.clamp(0, 1)
-            case "fgsm":
-                assert limits is not None
-                x = (x + float(limits.epsilon) * ascent(adapted.model, x, labels, aims)).clamp(0, 1)
-            case "pgd":
-                assert limits is not None
-                own = None if noise is None else noise[part].to(x)
-                x = attacks.perturb(adapted.model, x, labels, limits, targets=aims, noise=own)
-        with torch.no_grad():
-            correct.append(adapted.model(x).argmax(dim=1) == labels)
-        tick(len(x))
-    return Measurement(what, torch.cat(correct).cpu())
-
-
-def worst_case(measurements: Sequence[Measurement]) -> Measurement:
-    """An image counts only if the student is right under every measure of one domain.
-
-    Clean measurements belong to either domain. Raises ValueError for measurements of two domains:
-    their budgets and clamps differ, so a number over both means nothing.
-    """
-    domains = {m.measure.domain for m in measurements} - {None}
-    if len(domains) != 1:
-        raise ValueError(
-            f"a worst case is over exactly one attack domain, not {sorted(map(str, domains))}"
+    began = time.perf_counter()
+    adapted = attacks.adapt(model, protocol.domain, test.mean, test.std)
+    x, labels = adapted.to_input(test.pixels), test.labels
+    rule = protocol.target_rule if mode == "targeted" else "untargeted"
+    goal = Goal(labels, attacks.targets(rule, labels, test.classes))
+    clean_correct = adapted.model(x).argmax(dim=1) == labels
+    # An adversary need not touch an image that is misclassified already.
+    everything = protocol.attacks_everything or not entry.modes
+    at_stake = torch.ones_like(clean_correct) if everything else clean_correct
+    oracle, done = Oracle(adapted.model, len(x), device=x.device, poll=poll), Attacked.start(x)
+    rows = at_stake.nonzero()[:, 0]
+    if len(rows):
+        # The draws are named by the attack alone: every model faces the same ones.
+        draws = ImageDraws(seed, "attack", protocol.id, entry.name, mode or "", images=test.numbers)
+        made = _attack(
+            oracle.view(rows), x[rows], goal.take(rows), entry, draws.take(rows), cascade
         )
-    (domain,) = domains
-    correct = torch.stack([m.correct for m in measurements]).all(dim=0)
-    return Measurement(Measure("worst", domain), correct)
+        done.images[rows], done.reached[rows] = made.images, made.reached
+        done.queries[rows] = made.queries
+    images = done.images
+    if entry.keeps_original:
+        images = torch.where(done.reached.view(-1, 1, 1, 1), images, x)
+    faced = _look(adapted, x, images, goal, oracle, done, clean_correct)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return Block(faced, images, time.perf_counter() - began)
+
+
+def _attack(
+    oracle: Oracle,
+    x: Tensor,
+    goal: Goal,
+    entry: Entry,
+    draws: ImageDraws,
+    cascade: dict[str, Any] | None,
+) -> Attacked:
+    if isinstance(entry.settings, AutoAttackSettings) and cascade is not None:
+        began, before = time.perf_counter(), cascade.get("seconds", 0.0)
+        try:
+            return autoattack(oracle, x, goal, entry.settings, draws, held=cascade)
+        finally:
+            cascade["seconds"] = before + time.perf_counter() - began
+    return attack(oracle, x, goal, entry.settings, draws)
+
+
+@torch.no_grad()
+def _look(
+    adapted: Adapted,
+    x: Tensor,
+    images: Tensor,
+    goal: Goal,
+    oracle: Oracle,
+    done: Attacked,
+    clean_correct: Tensor,
+) -> Faced:
+    """One more forward pass over all images, which nobody pays for."""
+    logits = adapted.model(images)
+    prediction = logits.argmax(dim=1)
+    linf, l2 = norms.sizes(x, images)
+    targets = goal.targets if goal.targets is not None else torch.full_like(goal.labels, -1)
+    return Faced(
+        prediction=prediction.cpu(),
+        target=targets.cpu(),
+        clean_correct=clean_correct.cpu(),
+        correct=(prediction == goal.labels).cpu(),
+        hit=(prediction == targets).cpu(),
+        linf=linf.float().cpu(),
+        l2=l2.float().cpu(),
+        margin=-attacks.goal.margin(logits, goal.labels).float().cpu(),
+        forwards=oracle.forwards.cpu(),
+        backwards=oracle.backwards.cpu(),
+        queries=done.queries.cpu(),
+    )
+
+
+def broken_by(faced: Iterable[Faced]) -> Tensor:
+    """Which images at least one of several measures of one protocol got wrong: (n,) bool."""
+    return ~torch.stack([one.correct for one in faced]).all(dim=0)

@@ -4,6 +4,11 @@ Owns the recipe (Zhao et al. 2021; the ROME and BEARD code alike): E+1 epochs of
 cross-entropy, SGD, and after epoch index E//2+1 a tenth of the rate *and a fresh optimiser*, whose
 momentum starts from nothing. DSA acts on every batch, one operator a batch, parameters per image.
 
+Under adversarial training (Madry et al. 2018; BEARD's `train_attack`) every batch, once augmented,
+is attacked against the student in evaluation mode, and the attacked images take its place. In the
+pixel domain a student so sees pixels clamped to [0,1], which augmented images need not be, even
+where epsilon is 0.
+
 Students are trained one after another, because each then equals, bit for bit, that student trained
 alone, and because on a CPU that is faster. `benchmarks/students.py` trains five of them on 100
 images, stacked by `vmap` and one by one, in alternating rounds on one thread. On two cores of an
@@ -21,16 +26,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rome_core import augment
+from rome_core import attacks, augment
+from rome_core.attacks import Budget
 from rome_core.networks import ConvNet, build
 from rome_core.randomness import generator
-from rome_core.recipes.evaluate import Students
+from rome_core.recipes.evaluate import AdversarialTraining, Students
 from rome_core.synthetic import SyntheticSet
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the set gave: means over its images, the accuracy a fraction."""
+    """What one pass over the set gave: means over its images, the accuracy a fraction.
+
+    The images are those that were learned from: attacked ones under adversarial training.
+    """
 
     index: int
     learning_rate: float
@@ -40,12 +49,17 @@ class Epoch:
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """What students see: decoded, normalised images (n, c, h, w) and labels (n,)."""
+    """What students see: decoded, normalised images (n, c, h, w) and labels (n,).
+
+    `mean` and `std` are what normalised them, per channel; only adversarial training needs them.
+    """
 
     images: Tensor
     labels: Tensor
     classes: int
     augmentation: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     @classmethod
     def of(
@@ -61,14 +75,21 @@ class TrainingSet:
             assert repeated is not None
             labels = repeated
         strategy = synthetic.augmentation if augmentation is None else augmentation
-        return cls(images.to(device), labels.to(device), synthetic.classes, strategy)
+        return cls(
+            images.to(device),
+            labels.to(device),
+            synthetic.classes,
+            strategy,
+            synthetic.mean,
+            synthetic.std,
+        )
 
 
 class Student:
     """One student: `number` of the evaluation seeded `seed`, whoever else is trained.
 
     `train()` yields after every epoch; between two epochs `state_dict()` holds all that a resumed
-    student needs.
+    student needs. Raises ValueError for adversarial training on a set without statistics.
     """
 
     def __init__(
@@ -87,6 +108,9 @@ class Student:
         self.epochs_done = 0
         self._rate = recipe.learning_rate
         self._optimiser = self._fresh_optimiser()
+        self._attack = None
+        if recipe.adversarial is not None:
+            self._attack = _Attack(recipe.adversarial, self.network, training)
 
     @property
     def epochs(self) -> int:
@@ -131,6 +155,7 @@ class Student:
     def _epoch(self, index: int) -> tuple[float, float]:
         """One pass over the set, the last partial batch included: mean loss and accuracy."""
         draws = generator(self._seed, "student", self._number, "epoch", index)
+        starts = generator(self._seed, "student", self._number, "epoch", index, "attack")
         images, labels = self._training.images, self._training.labels
         self.network.train()
         loss_sum = torch.zeros((), device=images.device)
@@ -145,7 +170,10 @@ class Student:
                 generator=draws,
                 siamese=False,
             )
-            logits = self.network(augment.apply(x, rows))
+            x = augment.apply(x, rows)
+            if self._attack is not None:
+                x = self._attack(x, y, starts)
+            logits = self.network(x)
             loss = F.cross_entropy(logits, y)
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -153,3 +181,24 @@ class Student:
             loss_sum += loss.detach() * len(x)
             correct += (logits.detach().argmax(dim=1) == y).sum()
         return float(loss_sum) / len(images), float(correct) / len(images)
+
+
+class _Attack:
+    """Normalised images to attacked normalised images, against one network as it then is."""
+
+    def __init__(
+        self, recipe: AdversarialTraining, network: ConvNet, training: TrainingSet
+    ) -> None:
+        if training.mean is None or training.std is None:
+            raise ValueError("adversarial training needs the set's mean and std")
+        self._network = network
+        self._adapted = attacks.adapt(network, recipe.domain, training.mean, training.std)
+        self._budget = Budget.of(recipe.epsilon, recipe.step, recipe.steps, recipe.random_start)
+
+    def __call__(self, x: Tensor, labels: Tensor, starts: torch.Generator) -> Tensor:
+        self._network.eval()
+        attacked = attacks.perturb(
+            self._adapted.model, self._adapted.from_normalised(x), labels, self._budget, starts
+        )
+        self._network.train()
+        return self._adapted.to_normalised(attacked)

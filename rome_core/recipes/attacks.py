@@ -195,7 +195,7 @@ class ApgdSettings(Settings):
     epsilon: RadiusText = Field(default="8/255", description="Radius of the ball.")
     steps: int = Field(default=100, ge=1, le=10_000)
     restarts: int = Field(default=1, ge=1, le=1000)
-    loss: Literal["ce", "dlr", "dlr-targeted"] = Field(
+    loss: Literal["ce", "dlr", "dlr-targeted", "margin"] = Field(
         default="ce", description="dlr-targeted tries `target_classes` classes one after another."
     )
     target_classes: int = Field(default=9, ge=1, le=10_000, description="For dlr-targeted.")

@@ -1,4 +1,4 @@
-"""What can be asked for: methods, datasets, networks, presets and attacks, as data.
+"""What can be asked for: methods, datasets, networks, presets, attacks and protocols, as data.
 
 Owns the registry of recipes, built-in and plugged in. A plug-in registers the entry point
 `rome.recipes` (a `MethodRecipe`, torch-free) and, under the same name, `rome.methods` (its
@@ -15,10 +15,11 @@ from pydantic import BaseModel
 
 from rome_core.recipes import networks as network_recipes
 from rome_core.recipes import random, rome
+from rome_core.recipes.attack_catalogue import ATTACKS, Attack
 from rome_core.recipes.datasets import DATASETS, DatasetFacts
-from rome_core.recipes.evaluate import ATTACKS, Attack
 from rome_core.recipes.networks import NetworkSpec
 from rome_core.recipes.presets import Preset
+from rome_core.recipes.protocols import LATEST, Protocol
 
 
 @dataclass(frozen=True)
@@ -145,3 +146,8 @@ def presets() -> list[Preset]:
 
 def attacks() -> list[Attack]:
     return list(ATTACKS.values())
+
+
+def protocols() -> list[Protocol]:
+    """The newest version of each."""
+    return list(LATEST.values())

@@ -1,24 +1,37 @@
-"""The evaluation recipe: how students are trained on a synthetic set and what attacks them.
+"""The evaluation recipe: who is attacked, under which protocols, with what changed.
 
-Owns the fields of `kind: evaluate` and the attacks there are. Every budget belongs to one attack
-domain, because numbers from the two domains must never be compared.
+Owns the fields of `kind: evaluate` and `kind: transfer`. What is measured and how belongs to the
+protocols: `rome_core.recipes.protocols`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-from rome_core.recipes import networks
-from rome_core.recipes.attacks import FractionText
+from rome_core.recipes import networks, protocols
+from rome_core.recipes.attacks import STRICT, FractionText, Mode
 from rome_core.recipes.augmentation import parse_strategy
+from rome_core.recipes.problems import SpecError
+from rome_core.recipes.protocols import Entry, Protocol
 
-DomainName = Literal["reference", "pixel"]
-AttackName = Literal["clean", "clamp", "fgsm", "pgd"]
-Mode = Literal["targeted", "untargeted"]
 
-STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+class AdversarialTraining(BaseModel):
+    """Students learn from attacked images alone: by PGD in the Linf ball (Madry et al. 2018).
+
+    Each batch, once augmented, is attacked against the student as it then is, and takes the clean
+    batch's place; the labels stay true. Sizes are of the [0,1] range that the domain clamps to.
+    """
+
+    model_config = STRICT
+
+    domain: Literal["reference", "pixel"] = Field(
+        default="pixel", description="The space the attack moves in."
+    )
+    epsilon: FractionText = Field(default="8/255", description="Linf radius.")
+    step: FractionText = Field(default="2/255", description="PGD's step size.")
+    steps: int = Field(default=10, ge=1, le=1000, description="PGD's steps.")
+    random_start: bool = Field(default=True, description="PGD starts inside the ball at random.")
+    mode: Literal["untargeted"] = Field(default="untargeted", description="The attack's aim.")
 
 
 class Students(BaseModel):
@@ -49,6 +62,12 @@ class Students(BaseModel):
         max_length=128,
         description='DSA strategy, one operator a batch; null takes the set\'s own, "none" none.',
     )
+    # Left out where there is none, so that specs and reports of before it keep their bytes.
+    adversarial: AdversarialTraining | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Adversarial training; null trains on clean images.",
+    )
 
     @field_validator("augmentation")
     @classmethod
@@ -64,62 +83,108 @@ class Students(BaseModel):
         return name
 
 
-TargetRule = Literal["mod10", "modC"]
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$"
 
 
-class DomainBudget(BaseModel):
-    """What an attacker may do in one domain. Fractions are of the [0,1] range it clamps to.
+class ModelRef(BaseModel):
+    """A trained network: weights that an earlier job left, or a file beside the datasets."""
 
-    The defaults are those of pixel space.
+    model_config = STRICT
+
+    artifact: str | None = Field(
+        default=None, min_length=1, max_length=200, description="Id of an artifact with weights."
+    )
+    file: str | None = Field(
+        default=None,
+        max_length=128,
+        pattern=MODEL_NAME,
+        description="NAME of models/NAME.pth, .pt or .safetensors under the data root.",
+    )
+    network: str | None = Field(
+        default=None,
+        description="A name from the catalogue of networks; null reads it from the file, or from "
+        "the shapes of its weights where they leave no doubt.",
+    )
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$",
+        description="What reports call it; null takes the file's or artifact's own.",
+    )
+
+    @field_validator("network")
+    @classmethod
+    def _known_network(cls, name: str | None) -> str | None:
+        if name is not None:
+            networks.parse(name)
+        return name
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelRef":
+        if (self.artifact is None) == (self.file is None):
+            raise ValueError("give artifact or file, and not both")
+        return self
+
+    @property
+    def label(self) -> str:
+        return self.name or self.file or str(self.artifact)
+
+
+class _Asked(BaseModel):
+    """What both kinds share: the protocol's attacks, what is changed in them, and the images."""
+
+    model_config = STRICT
+
+    attacks: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="Names of the protocol's attacks; null takes its default ones.",
+    )
+    modes: list[Mode] = Field(
+        default=["targeted", "untargeted"],
+        min_length=1,
+        description="Aims of attacks that have them.",
+    )
+    overrides: dict[str, dict[str, Any]] = Field(
+        default={},
+        description="Settings changed, by attack and field, such as {pgd: {steps: 50}}. Results "
+        "say so and are not comparable with the protocol's own.",
+    )
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="Test images to use, drawn by the seed; null for as many as the protocol says.",
+    )
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+
+    @field_validator("attacks", "modes")
+    @classmethod
+    def _no_repeats(cls, names: list[str] | None) -> list[str] | None:
+        return _unique(names)
+
+
+class EvaluateSpec(_Asked):
+    """`kind: evaluate`: attack students trained on a synthetic set, or models there are.
+
+    Exactly one of `artifact` and `models` is given.
     """
 
-    model_config = STRICT
-
-    epsilon: FractionText = Field(default="8/255", description="Linf radius.")
-    step: FractionText = Field(default="2/255", description="PGD's step size.")
-    steps: int = Field(default=10, ge=1, le=1000, description="PGD's steps.")
-    random_start: bool = Field(default=True, description="PGD starts inside the ball at random.")
-    target_rule: TargetRule = Field(
-        default="modC", description="Target of a targeted attack: (label + 1) mod 10, or mod C."
-    )
-
-
-class ReferenceBudget(DomainBudget):
-    """The published evaluation, typo included: each field that is not given stays as published."""
-
-    step: FractionText = Field(default="2/225", description="PGD's step size; a misprint.")
-    random_start: bool = Field(default=False, description="PGD starts inside the ball at random.")
-    target_rule: TargetRule = Field(
-        default="mod10",
-        description="Target of a targeted attack: (label + 1) mod 10, an error with fewer than ten "
-        "classes, or mod C.",
-    )
-
-
-class Budgets(BaseModel):
-    """One budget a domain, each with defaults of its own."""
-
-    model_config = STRICT
-
-    reference: ReferenceBudget = ReferenceBudget()
-    pixel: DomainBudget = DomainBudget()
-
-
-class EvaluateSpec(BaseModel):
-    """`kind: evaluate`: train students on a synthetic set and measure them."""
-
-    model_config = STRICT
-
     kind: Literal["evaluate"] = "evaluate"
-    artifact: str = Field(
+    artifact: str | None = Field(
+        default=None,
         min_length=1,
         max_length=200,
-        description="Id of the synthetic set's artifact.",
+        description="Id of the synthetic set's artifact, to train students on.",
+    )
+    models: list[ModelRef] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="Trained networks, instead of a set.",
     )
     dataset: str | None = Field(
         default=None,
-        description="The set's dataset. Null takes what the set says; a bare reference file needs "
-        "it.",
+        description="Whose test images are attacked. Null takes what the set says; models, and a "
+        "bare reference file, need it.",
     )
     factor: Literal[1, 2] | None = Field(
         default=None,
@@ -127,79 +192,92 @@ class EvaluateSpec(BaseModel):
         "four. Null takes what the set says.",
     )
     students: Students = Students()
-    attacks: list[AttackName] = Field(
-        default=["clean", "clamp", "fgsm", "pgd"], min_length=1, description="What to measure."
-    )
-    domains: list[DomainName] = Field(
-        default=["reference", "pixel"],
+    protocols: list[str] = Field(
+        default=["pixel@1"],
         min_length=1,
-        description="Attack domains; numbers of different domains are never comparable.",
+        description="Names from the catalogue of protocols; numbers of two are never comparable.",
     )
-    modes: list[Mode] = Field(
-        default=["targeted", "untargeted"], min_length=1, description="Aims of FGSM and PGD."
+    probes: bool = Field(
+        default=True,
+        description="Look for signs that the numbers deceive, such as masked gradients.",
     )
-    budgets: Budgets = Budgets()
-    limit: int | None = Field(
-        default=None, ge=1, description="Test images to use, drawn by the seed; null for all."
-    )
-    seed: int = Field(default=0, ge=0, le=2**63 - 1)
 
-    @field_validator("attacks", "domains", "modes")
+    @field_validator("protocols")
     @classmethod
-    def _no_repeats(cls, names: list[str]) -> list[str]:
-        if len(set(names)) != len(names):
-            raise ValueError("a name is given twice")
+    def _no_protocol_twice(cls, names: list[str]) -> list[str]:
+        _unique(names)
         return names
 
+    @model_validator(mode="after")
+    def _one_subject(self) -> "EvaluateSpec":
+        if (self.artifact is None) == (self.models is None):
+            raise ValueError("give artifact (a synthetic set) or models, and not both")
+        if self.models is not None:
+            if self.dataset is None:
+                raise ValueError("models do not say their dataset: give dataset")
+            _unique([model.label for model in self.models])
+        return self
 
-@dataclass(frozen=True)
-class Attack:
-    """One attack as a catalogue entry."""
-
-    name: str
-    title: str
-    summary: str
-    aimed: bool
-    paper: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "title": self.title,
-            "summary": self.summary,
-            "modes": ["targeted", "untargeted"] if self.aimed else [],
-            "domains": ["reference", "pixel"],
-            "budget_schema": DomainBudget.model_json_schema(),
-            "default_budgets": Budgets().model_dump(mode="json"),
-            "paper": self.paper,
-        }
+    @property
+    def artifacts(self) -> list[str]:
+        """Every artifact the job reads."""
+        own = [model.artifact for model in self.models or []]
+        return [name for name in (self.artifact, *own) if name is not None]
 
 
-ATTACKS: Mapping[str, Attack] = {
-    attack.name: attack
-    for attack in (
-        Attack("clean", "No attack", "The test images as they are.", False, ""),
-        Attack(
-            "clamp",
-            "The domain's clamp alone",
-            "The images clamped to [0,1] in the attack's domain and nothing else: what an attack "
-            "of zero strength does. In the reference domain it changes three pixels in four.",
-            False,
-            "",
-        ),
-        Attack(
-            "fgsm",
-            "Fast gradient sign method",
-            "One step of size epsilon along the sign of the gradient.",
-            True,
-            "Goodfellow et al. 2015",
-        ),
-        Attack(
-            "pgd",
-            "Projected gradient descent, Linf",
-            "Repeated signed steps, each projected back into the epsilon ball and clamped.",
-            True,
-            "Madry et al. 2018",
-        ),
+class TransferSpec(_Asked):
+    """`kind: transfer`: what one model's adversarial images do to the others.
+
+    Rows of the matrix are crafting models (`sources`), columns evaluated ones (`targets`).
+    """
+
+    kind: Literal["transfer"] = "transfer"
+    sources: list[ModelRef] = Field(
+        min_length=1, max_length=100, description="Models that adversarial images are crafted on."
     )
-}
+    targets: list[ModelRef] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="Models that see them; null: sources.",
+    )
+    dataset: str = Field(description="Whose test images are attacked.")
+    protocol: str = Field(default="pixel@1", description="A name from the catalogue of protocols.")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "TransferSpec":
+        for models in (self.sources, self.targets or []):
+            _unique([model.label for model in models])
+        return self
+
+    @property
+    def artifacts(self) -> list[str]:
+        """Every artifact the job reads."""
+        every = [*self.sources, *(self.targets or [])]
+        return list(dict.fromkeys(model.artifact for model in every if model.artifact is not None))
+
+
+def _unique(names: list[Any] | None) -> list[Any] | None:
+    if names is not None and len(set(names)) != len(names):
+        raise ValueError("a name is given twice")
+    return names
+
+
+def resolved(protocol: str, asked: _Asked, field: str = "protocols") -> Protocol:
+    """The protocol a spec names, with its overrides. Raises SpecError."""
+    found = protocols.find(protocol)
+    if found is None:
+        raise SpecError([protocols.unknown_protocol(field, protocol)])
+    return protocols.overridden(found, asked.overrides)
+
+
+def chosen(protocol: Protocol, asked: _Asked) -> list[Entry]:
+    """The protocol's attacks that a spec asks for, in the protocol's order.
+
+    Of several protocols each runs those it has. An evaluation always has clean accuracy, and what
+    the clamp alone leaves of it, beside its numbers.
+    """
+    beside = () if isinstance(asked, TransferSpec) else ("clean", "clamp")
+    default = protocol.transfer if isinstance(asked, TransferSpec) else protocol.default
+    names = {*beside, *(default if asked.attacks is None else asked.attacks)}
+    return [entry for entry in protocol.entries if entry.name in names]

@@ -7,7 +7,7 @@ not know any particular spec.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -83,10 +83,15 @@ def _owner(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
     """The nested model that `path` leads to, or the innermost one known."""
     for name in path:
         info = model.model_fields.get(name)
-        inner = info.annotation if info else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        given = info.annotation if info else None
+        inner = [  # of Model, Model | None and list[Model] alike
+            part
+            for part in (given, *get_args(given))
+            if isinstance(part, type) and issubclass(part, BaseModel)
+        ]
+        if len(inner) != 1:
             break
-        model = inner
+        model = inner[0]
     return model
 
 

@@ -1,79 +1,230 @@
-"""What an evaluation says, as a schema: `evaluation.json`.
+"""What an evaluation says, as a schema: `evaluation.json`. Torch-free.
 
-Owns the shape of the numbers. Each belongs to one attack domain, or to none (clean accuracy);
-there is deliberately no field that joins two domains.
+Owns the shape of the numbers. Each belongs to one protocol; there is deliberately no field that
+joins two.
 """
 
 from statistics import fmean, stdev
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from rome_core.recipes.evaluate import DomainBudget, Students
+from rome_core.recipes.evaluate import Students
+
+PLAIN = ConfigDict(extra="forbid", frozen=True)
 
 
-class Accuracies(BaseModel):
-    """Top-1 accuracy against the true label, a fraction in [0,1], one value a student.
+class Share(BaseModel):
+    """A share of images, a fraction in [0,1], one value a subject.
 
-    `std` is the sample standard deviation over students; null for one student. `gradients` and
-    `forwards` are passes an image, summed over nothing.
+    `std` is the sample standard deviation over subjects, null for one. `interval` holds 95 % of the
+    bootstrapped means, over images and subjects; null where no bootstrap was made.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = PLAIN
 
     values: list[float]
     mean: float
     std: float | None
     n: int
-    gradients_per_image: int
-    forwards_per_image: int
+    interval: tuple[float, float] | None
 
     @classmethod
-    def of(cls, values: list[float], gradients: int, forwards: int = 1) -> "Accuracies":
+    def of(cls, values: list[float], interval: tuple[float, float] | None = None) -> "Share":
         return cls(
             values=values,
             mean=fmean(values),
             std=stdev(values) if len(values) > 1 else None,
             n=len(values),
-            gradients_per_image=gradients,
-            forwards_per_image=forwards,
+            interval=interval,
         )
 
 
-class DomainReport(BaseModel):
-    """One attack domain: its budget, every measure by name, and the worst case over them.
+class Costs(BaseModel):
+    """What an attack spent, means an image over all subjects: the same on every machine.
 
-    `worst_case` counts an image only where a student is right under every measure in `worst_over`.
+    `queries_to_break` is the median number of forward passes until success, of images it broke.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = PLAIN
 
+    forwards_per_image: float
+    backwards_per_image: float
+    queries_to_break: float | None
+
+
+class Perturbation(BaseModel):
+    """Medians over the images an attack broke, in its space; null where it broke none."""
+
+    model_config = PLAIN
+
+    linf: float | None
+    l2: float | None
+
+
+class MeasureReport(BaseModel):
+    """One attack in one mode.
+
+    `accuracy` is top-1 against the true label in both modes. `success` is the share of images that
+    were right and are no longer. `target_hit` is the share predicted as their target.
+    `not_applicable` says why there are no numbers.
+    """
+
+    model_config = PLAIN
+
+    attack: str
+    mode: Literal["targeted", "untargeted"] | None
+    threat: str | None
+    access: Literal["none", "white-box", "query"]
+    not_applicable: str | None
+    accuracy: Share | None
+    success: Share | None
+    target_hit: Share | None
+    per_class: list[float | None] | None
+    costs: Costs | None
+    perturbation: Perturbation | None
+    flaws: list[dict[str, str]]
+
+
+class Metrics(BaseModel):
+    """The published metrics of one mode, in percent, from mean accuracies and counted costs.
+
+    RR says how even the attacks are, I-RR how little they take, AE how much they cost (here counted
+    passes an image, not seconds), CREI and I-CREI their means. `sound`: undefined ones are null
+    with a reason, where the published toolkit says 0.
+    """
+
+    model_config = PLAIN
+
+    values: dict[str, float | None]
+    reasons: dict[str, str]
+    cost_unit: Literal["passes"] = "passes"
+    attacks: list[str]
+
+
+class ProtocolReport(BaseModel):
+    """One protocol: what it is, every number taken under it, and what speaks against them.
+
+    `worst_case` counts an image only where a subject is right under every attack of a ball, and
+    `all` under every attack. `curve` is accuracy of the first subject against Linf radius.
+    """
+
+    model_config = PLAIN
+
+    id: str
+    digest: str
     domain: Literal["reference", "pixel"]
-    budget: DomainBudget
-    measures: dict[str, Accuracies]
-    worst_case: Accuracies | None
+    target_rule: str
+    overridden: list[str]
+    settings: dict[str, dict[str, Any]]
+    flaws: list[dict[str, str]]
+    test_images: int
+    clean: Share | None
+    clean_per_class: list[float | None] | None
+    measures: dict[str, MeasureReport]
+    worst_case: dict[str, Share]
     worst_over: list[str]
+    metrics: dict[str, Metrics]
+    curve: list[tuple[str, float]] | None
+    query_curves: dict[str, list[tuple[int, float]]]
+    findings: list[dict[str, Any]]
+    trust: Literal["high", "limited", "low"]
 
 
-class EvaluationReport(BaseModel):
-    """`evaluation.json`: one set, its students, and the domains side by side, never mixed."""
+class SubjectReport(BaseModel):
+    """Who was attacked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = PLAIN
 
-    format: Literal["rome-evaluation"] = "rome-evaluation"
-    format_version: Literal[1] = 1
+    name: str
+    network: str
+    digest: str | None  # of the weights' file, where it was given
+    assumed: list[str]  # what the file leaves open about the network
+
+
+class SetReport(BaseModel):
+    """The synthetic set that students learned from."""
+
+    model_config = PLAIN
+
     artifact: str
-    set_digest: str
+    digest: str
     method: str
-    dataset: str
     ipc: int
     factor: int
     training_images: int
+    augmentation: str
+    students: Students
+    train_accuracy: Share
+
+
+class EvaluationReport(BaseModel):
+    """`evaluation.json`: the subjects, and the protocols side by side, never mixed."""
+
+    model_config = PLAIN
+
+    format: Literal["rome-evaluation"] = "rome-evaluation"
+    format_version: Literal[2] = 2
+    dataset: str
+    test_images_of: int
+    subjects: list[SubjectReport]
+    set: SetReport | None
+    protocols: list[ProtocolReport]
+    seed: int
+
+
+class Timing(BaseModel):
+    """Wall-clock seconds of one measure, a subject each: of this machine and this run alone."""
+
+    model_config = PLAIN
+
+    seconds: list[float]
+
+
+class TimingReport(BaseModel):
+    """`timings.json`: what differs between equal runs, kept out of `evaluation.json`.
+
+    `metrics` are the published ones with seconds as cost, by protocol and mode, in percent.
+    """
+
+    model_config = PLAIN
+
+    format: Literal["rome-timings"] = "rome-timings"
+    format_version: Literal[1] = 1
+    hardware: dict[str, Any]
+    seconds: dict[str, dict[str, Timing]]
+    metrics: dict[str, dict[str, dict[str, float | None]]]
+
+
+class TransferReport(BaseModel):
+    """`transfer.json`: rows of every matrix are crafting models, columns evaluated ones.
+
+    `accuracy` holds fractions in [0,1] by measure; `target_hit` the share of images predicted as
+    their target, for targeted ones. `i_rr` is in percent, by mode, pooled over the mode's attacks;
+    null where it is undefined. The space, the settings and the images are the same for all cells.
+    `on_self` says which cells are attacks of a model on itself, which is no transfer.
+    """
+
+    model_config = PLAIN
+
+    format: Literal["rome-transfer"] = "rome-transfer"
+    format_version: Literal[1] = 1
+    dataset: str
     test_images: int
     test_images_of: int
-    students: Students
-    augmentation: str
-    train_accuracy: Accuracies
-    clean: Accuracies | None
-    domains: list[DomainReport]
+    protocol: str
+    digest: str
+    domain: Literal["reference", "pixel"]
+    overridden: list[str]
+    settings: dict[str, dict[str, Any]]
+    flaws: list[dict[str, str]]
+    sources: list[str]
+    targets: list[str]
+    models: list[SubjectReport]
+    clean: dict[str, float]
+    accuracy: dict[str, list[list[float]]]
+    target_hit: dict[str, list[list[float]]]
+    i_rr: dict[str, list[list[float | None]]]
+    worst_case: list[list[float]]
+    on_self: list[list[bool]]
     seed: int

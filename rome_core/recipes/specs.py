@@ -6,7 +6,7 @@ fixed point: `canonical(canonical(body)) == canonical(body)`.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rome_core.recipes import catalogue
 from rome_core.recipes.catalogue import MethodRecipe
 from rome_core.recipes.datasets import DATASETS, unknown_dataset
-from rome_core.recipes.evaluate import EvaluateSpec
+from rome_core.recipes.evaluate import EvaluateSpec, TransferSpec, resolved
 from rome_core.recipes.presets import Preset
 from rome_core.recipes.problems import FieldProblem, SpecError, from_validation, unknown_name
 
 MAX_SEED = 2**63 - 1
-KINDS = ("distill", "evaluate")
+KINDS = ("distill", "evaluate", "transfer")
 
 
 class DistillSpec(BaseModel):
@@ -56,6 +56,8 @@ def canonical(body: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
     filled = {"kind": kind, "seed": seed, **body}
     if kind == "evaluate":
         return _evaluate(filled)
+    if kind == "transfer":
+        return _transfer(filled)
     return _distill(filled)
 
 
@@ -69,6 +71,8 @@ def schema(kind: str) -> dict[str, Any]:
     """The JSON schema of a body of this kind, with each method's hyperparameters as a choice."""
     if kind == "evaluate":
         return EvaluateSpec.model_json_schema()
+    if kind == "transfer":
+        return TransferSpec.model_json_schema()
     if kind != "distill":
         raise SpecError([unknown_name("kind", "kind of job", kind, KINDS)])
     described = DistillSpec.model_json_schema()
@@ -93,10 +97,55 @@ def _evaluate(body: Mapping[str, Any]) -> dict[str, Any]:
         spec = EvaluateSpec.model_validate(body)
     except ValidationError as error:
         raise SpecError(from_validation(error, EvaluateSpec)) from error
-    unknown = None if spec.dataset is None else unknown_dataset(spec.dataset)
-    if unknown is not None:
-        raise SpecError([unknown])
-    return spec.model_dump(mode="json")
+    problems, ids = _attack_problems(spec, spec.protocols, "protocols")
+    if spec.dataset is not None:
+        problems += [found for found in [unknown_dataset(spec.dataset)] if found is not None]
+    if len(set(ids)) != len(ids):
+        problems.append(FieldProblem("protocols", "one is given twice", "Name each once."))
+    if problems:
+        raise SpecError(problems)
+    return {**spec.model_dump(mode="json"), "protocols": ids}
+
+
+def _transfer(body: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        spec = TransferSpec.model_validate(body)
+    except ValidationError as error:
+        raise SpecError(from_validation(error, TransferSpec)) from error
+    problems, ids = _attack_problems(spec, [spec.protocol], "protocol")
+    problems += [found for found in [unknown_dataset(spec.dataset)] if found is not None]
+    if problems:
+        raise SpecError(problems)
+    return {**spec.model_dump(mode="json"), "protocol": ids[0]}
+
+
+def _attack_problems(
+    spec: EvaluateSpec | TransferSpec, names: Sequence[str], field: str
+) -> tuple[list[FieldProblem], list[str]]:
+    """What is wrong with protocols, attacks and overrides; and the protocols with their versions.
+
+    An attack or an override must belong to one of the protocols at least.
+    """
+    problems: list[FieldProblem] = []
+    found = []
+    for name in names:
+        try:
+            found.append(resolved(name, spec, field))
+        except SpecError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if not problems:
+        known = list(dict.fromkeys(name for protocol in found for name in protocol.names()))
+        problems += [
+            unknown_name("attacks", "attack of the protocol", name, known)
+            for name in spec.attacks or []
+            if name not in known
+        ]
+        problems += [
+            unknown_name(f"overrides.{name}", "attack of the protocol", name, known)
+            for name in spec.overrides
+            if name not in known
+        ]
+    return problems, [protocol.id for protocol in found]
 
 
 def _distill(body: dict[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from rome_core.recipes import FieldProblem, SpecError, canonical
 from rome_core.runner.context import Context, Outcome, Output
 from rome_core.runner.distill import distill
 from rome_core.runner.evaluate import evaluate
+from rome_core.runner.transfer import transfer
 
 __all__ = ["Context", "Outcome", "Output", "Progress", "Stopped", "run"]
 
+KINDS = {"distill": distill, "evaluate": evaluate, "transfer": transfer}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -35,7 +37,7 @@ def run(spec: Mapping[str, Any], context: Context) -> Outcome:
     tf32 = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False  # a GPU's float32 is the CPU's within rounding
     try:
-        return distill(spec, context) if spec["kind"] == "distill" else evaluate(spec, context)
+        return KINDS[spec["kind"]](spec, context)
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise

@@ -31,13 +31,14 @@ class Context:
     of the newest attempt that left one, if spec and data are still those it was written for.
     `inputs` maps artifact ids to files. `should_stop` is polled once an iteration, and while
     students train or are attacked once an epoch or chunk of images; True leads to a checkpoint and
-    `Stopped`.
+    `Stopped`. `cache` is a folder that outlives runs, for what can be made again; None for none.
     """
 
     workdir: Path
     data_root: Path
     earlier: tuple[Path, ...] = ()
     inputs: Mapping[str, Path] = field(default_factory=dict)
+    cache: Path | None = None
     device: str = "cpu"
     threads: int | None = None
     report: Report = _silent

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from rome_core import augment
+from rome_core import attacks, augment
+from rome_core.attacks import Budget
+from rome_core.data import load as load_dataset
 from rome_core.evaluation.students import Student, TrainingSet
 from rome_core.networks import build
 from rome_core.randomness import generator
@@ -150,3 +154,184 @@ def test_a_packed_set_is_decoded_first() -> None:
     assert decoded.labels.tolist() == [0, 0, 1, 1] * 4
     assert decoded.augmentation == "flip"
     assert TrainingSet.of(packed, augmentation="none").augmentation == "none"
+
+
+MEAN, STD = (0.45,), (0.2,)
+
+
+def pixels_and_more(n: int = 12) -> TrainingSet:
+    """Normalised pixels, a tenth of them outside [0, 1], as augmentation may leave them."""
+    draws = torch.Generator().manual_seed(6)
+    pixels = torch.rand(n, 1, 8, 8, generator=draws) * 1.2 - 0.1
+    images = (pixels - MEAN[0]) / STD[0]
+    return TrainingSet(
+        images, torch.arange(n) % 3, 3, "color_crop_cutout_flip_scale_rotate", MEAN, STD
+    )
+
+
+def adversarial(
+    epochs: int, *, batch: int = 5, network: str = NETWORK, **attack: object
+) -> Student:
+    asked = {"steps": 3, **attack}
+    made = recipe(epochs, batch=batch, network=network, adversarial=asked)
+    return Student(pixels_and_more(), made, seed=7, number=0)
+
+
+def test_without_the_field_nothing_changes() -> None:
+    """Not even a draw: the set's statistics are looked at by adversarial training alone."""
+    data = pixels_and_more()
+    plain = Student(data, recipe(3, batch=5), seed=7, number=0)
+    bare = TrainingSet(data.images, data.labels, data.classes, data.augmentation)
+    other = Student(bare, recipe(3, batch=5, adversarial=None), seed=7, number=0)
+    assert [*plain.train()] == [*other.train()]
+    assert equal(weights(plain), weights(other))
+    with pytest.raises(ValueError, match="mean and std"):
+        Student(bare, recipe(3, adversarial={}), seed=7, number=0)
+
+
+def naive_adversarial(
+    epochs: int, batch: int, network: str, domain: str, random_start: bool
+) -> dict[str, torch.Tensor]:
+    """Madry et al. 2018 written out in float64, image by image, with no code of `attacks`."""
+    data = pixels_and_more()
+    net = build(
+        network, channels=1, size=8, classes=3, generator=generator(7, "student", 0, "network")
+    ).double()
+    mean, std = (MEAN[0], STD[0]) if domain == "pixel" else (0.0, 1.0)
+    epsilon, step = 8 / 255, 2 / 255
+
+    def attacked(image: torch.Tensor, label: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        original = image * std + mean
+        moving = (original + start).clamp(0, 1) if random_start else original
+        for _ in range(3):
+            moving = moving.detach().requires_grad_()
+            loss = F.cross_entropy(net((moving[None] - mean) / std), label[None])
+            (slope,) = torch.autograd.grad(loss, moving)
+            moving = moving + step * slope.sign()
+            moving = moving.clamp(original - epsilon, original + epsilon).clamp(0, 1)
+        return (moving.detach() - mean) / std
+
+    rate, velocity = 0.01, dict[str, torch.Tensor]()
+    for epoch in range(epochs + 1):
+        draws = generator(7, "student", 0, "epoch", epoch)
+        starts = generator(7, "student", 0, "epoch", epoch, "attack")
+        order = torch.randperm(len(data.images), generator=draws)
+        for first in range(0, len(order), batch):
+            chosen = order[first : first + batch]
+            rows = augment.draw(
+                data.augmentation, len(chosen), size=8, generator=draws, siamese=False
+            )
+            x, y = augment.apply(data.images[chosen].double(), rows), data.labels[chosen]
+            noise = torch.zeros(x.shape, dtype=torch.float64)
+            if random_start:
+                noise = (torch.rand(x.shape, generator=starts).double() * 2 - 1) * epsilon
+            net.eval()
+            x = torch.stack([attacked(*each) for each in zip(x, y, noise, strict=True)])
+            net.train()
+            loss = F.cross_entropy(net(x), y)
+            net.zero_grad()
+            loss.backward()
+            with torch.no_grad():
+                for name, p in net.named_parameters():
+                    assert p.grad is not None
+                    gradient = p.grad + 5e-4 * p
+                    old = velocity.get(name)
+                    velocity[name] = gradient if old is None else 0.9 * old + gradient
+                    p -= rate * velocity[name]
+        if epoch == epochs // 2 + 1:
+            rate *= 0.1
+            velocity.clear()
+    return dict(net.state_dict())
+
+
+@pytest.mark.parametrize("network", [NETWORK, f"{NETWORK}-batch"])
+@pytest.mark.parametrize("domain", ["pixel", "reference"])
+@pytest.mark.parametrize("random_start", [True, False])
+def test_adversarial_training_equals_a_naive_one(
+    network: str, domain: str, random_start: bool
+) -> None:
+    """With running statistics as well: attacks neither use a batch's own nor leave traces."""
+    made = adversarial(4, network=network, domain=domain, random_start=random_start)
+    made.network.double()
+    made._training = replace(made._training, images=made._training.images.double())
+    list(made.train())
+    assert not made.network.training
+    for name, value in naive_adversarial(4, 5, network, domain, random_start).items():
+        torch.testing.assert_close(weights(made)[name], value, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_a_resumed_adversarial_student_equals_an_undisturbed_one() -> None:
+    whole = adversarial(6)
+    list(whole.train())
+    first = adversarial(6)
+    list(islice(first.train(), 3))
+    second = adversarial(6)
+    second.load_state_dict(first.state_dict())
+    list(second.train())
+    assert equal(weights(second), weights(whole))
+
+
+def test_the_attack_is_of_the_domain_and_of_its_own_size() -> None:
+    """Images that are learned from: in the ball, and clamped to [0, 1] in the attack's space."""
+    data = pixels_and_more()
+    for domain in ("pixel", "reference"):
+        made = adversarial(1, domain=domain, epsilon="4/255", step="1/100")
+        assert made._attack is not None
+        seen = made._attack(data.images, data.labels, generator(1, "starts"))
+        before, after = data.images, seen
+        if domain == "pixel":
+            before, after = (x * STD[0] + MEAN[0] for x in (before, after))
+        assert after.min() >= -1e-6
+        assert after.max() <= 1 + 1e-6
+        moved = (after - before.clamp(0, 1)).abs()
+        assert 0.9 * 4 / 255 < moved.max() <= 4 / 255 + 1e-6
+        assert made.network.training
+
+
+def test_adversarial_training_reports_what_it_learned_from() -> None:
+    """An attack makes the loss of the same images larger."""
+    still = next(adversarial(1, epsilon="0", random_start=False, batch=12).train())
+    moved = next(adversarial(1, epsilon="64/255", step="16/255", batch=12).train())
+    assert moved.loss > still.loss
+
+
+def test_a_set_s_statistics_come_along() -> None:
+    packed = SyntheticSet(
+        images=torch.zeros(2, 1, 8, 8),
+        labels=torch.tensor([0, 1]),
+        factor=1,
+        dataset="digits",
+        classes=2,
+        ipc=1,
+        mean=(0.3,),
+        std=(0.4,),
+        augmentation="none",
+        learning_rate=0.01,
+        method="random",
+    )
+    decoded = TrainingSet.of(packed)
+    assert (decoded.mean, decoded.std) == ((0.3,), (0.4,))
+
+
+def test_adversarial_training_makes_students_more_robust(tmp_path: Path) -> None:
+    """Digits, ten a class, at 32/255. Over eight seeds PGD accuracy rose by 14 to 19 points."""
+    digits = load_dataset("digits", tmp_path)
+    mean, std = tuple(digits.mean.tolist()), tuple(digits.std.tolist())
+    chosen = torch.cat([(digits.train_labels == label).nonzero()[:10, 0] for label in range(10)])
+    pixels, labels = digits.train_images[chosen], digits.train_labels[chosen]
+    data = TrainingSet(((pixels - mean[0]) / std[0]).float(), labels, 10, "none", mean, std)
+    budget = Budget.of("32/255", "8/255", 10, True)
+
+    def accuracy(attack: dict[str, object] | None) -> float:
+        asked = recipe(
+            30, network="convnet-d1-w16", batch=50, learning_rate=0.05, adversarial=attack
+        )
+        made = Student(data, asked, seed=1, number=0)
+        list(made.train())
+        model = attacks.adapt(made.network, "pixel", mean, std).model
+        x, y = digits.test_images, digits.test_labels
+        x = attacks.perturb(model, x, y, budget, generator(1, "test"))
+        return float((model(x).argmax(dim=1) == y).double().mean())
+
+    attack = {"epsilon": "32/255", "step": "12/255", "steps": 4}
+    assert accuracy(attack) > accuracy(None) + 0.07

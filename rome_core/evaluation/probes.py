@@ -1,0 +1,132 @@
+"""Looks at one model more closely: the evidence that findings are made of.
+
+Owns the extra attacks and passes. What they mean is `rome_core.findings`'s. All are on a few images
+and one model, so they cost little beside the measures themselves.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rome_core import attacks
+from rome_core.attacks import Adapted, Goal, Oracle
+from rome_core.attacks.gradient import Model
+from rome_core.attacks.oracle import Poll, go_on
+from rome_core.attacks.pgd import pgd
+from rome_core.evaluation.robustness import TestSet
+from rome_core.randomness import ImageDraws
+from rome_core.recipes.attacks import Domain, PgdSettings
+from rome_core.recipes.protocols import Protocol
+
+CURVE = ("0", "1/510", "1/255", "2/255", "4/255", "8/255", "16/255", "32/255")
+"""Linf radii of the curve, in the attack's space."""
+
+CURVE_STEPS = 10
+LONGER = 4
+"""Times as many steps, to see whether the attack had converged."""
+
+UNBOUNDED = PgdSettings(epsilon="1", step="1/16", steps=50, random_start=False)
+"""A ball that holds every image there is: no model can be right in all of it."""
+
+CLAMP_CHUNK = 500
+
+
+@torch.no_grad()
+def probe(
+    model: Model,
+    test: TestSet,
+    protocol: Protocol,
+    *,
+    whole: TestSet,
+    seed: int,
+    poll: Poll = go_on,
+) -> dict[str, Any]:
+    """Evidence as plain data; accuracies are fractions in [0, 1].
+
+    `model` is a callable from normalised images to logits, `test` the few images to look at and
+    `whole` all those that the evaluation attacks.
+    """
+    adapted = attacks.adapt(model, protocol.domain, test.mean, test.std)
+    x, labels = adapted.to_input(test.pixels), test.labels
+    looked = _Looked(adapted, x, labels, ImageDraws(seed, "probe", images=test.numbers), poll)
+    logits = adapted.model(x)
+    again = adapted.model(x)
+    epsilon = _epsilon(protocol)
+    return {
+        "images": len(test),
+        "outputs_are_probabilities": _are_probabilities(logits),
+        "forward_difference": float((logits - again).abs().max()),
+        "zero_gradients": looked.zero_gradients(),
+        "clean": float((logits.argmax(dim=1) == labels).double().mean()),
+        "curve": [[text, looked.robust(_at(text))] for text in CURVE],
+        "unbounded": looked.robust(UNBOUNDED),
+        "epsilon": epsilon,
+        "steps": [
+            [steps, looked.robust(_at(epsilon, steps))]
+            for steps in (CURVE_STEPS, LONGER * CURVE_STEPS)
+        ],
+        **_clamped(model, whole),
+    }
+
+
+class _Looked:
+    """One model and a few images, attacked again and again."""
+
+    def __init__(
+        self, adapted: Adapted, x: Tensor, labels: Tensor, draws: ImageDraws, poll: Poll
+    ) -> None:
+        self._adapted, self._x, self._labels = adapted, x, labels
+        self._draws, self._poll = draws, poll
+
+    def robust(self, settings: PgdSettings) -> float:
+        """Share of the images that are right, and stay so under the attack."""
+        oracle = self._oracle()
+        made = pgd(oracle, self._x, Goal(self._labels), settings, self._draws)
+        right = self._adapted.model(made.images).argmax(dim=1) == self._labels
+        return float((right & ~made.reached).double().mean())
+
+    def zero_gradients(self) -> float:
+        """Share of the images at which the loss has no slope at all."""
+        rows = torch.arange(len(self._x), device=self._x.device)
+        loss = Goal(self._labels).loss("ce")
+        _, _, gradient = self._oracle().gradient(self._x, rows, loss)
+        return float((gradient.flatten(1).abs().amax(dim=1) == 0).double().mean())
+
+    def _oracle(self) -> Oracle:
+        return Oracle(self._adapted.model, len(self._x), device=self._x.device, poll=self._poll)
+
+
+def _at(epsilon: str, steps: int = CURVE_STEPS) -> PgdSettings:
+    """PGD without a random start, its step a quarter of the ball."""
+    step = Fraction(epsilon) / 4
+    return PgdSettings(epsilon=epsilon, step=str(step), steps=steps, random_start=False)
+
+
+def _epsilon(protocol: Protocol) -> str:
+    """The Linf radius that the protocol's PGD has, overrides included."""
+    for entry in protocol.entries:
+        settings = entry.settings
+        if isinstance(settings, PgdSettings) and settings.norm == "linf":
+            return settings.epsilon
+    return "8/255"
+
+
+def _are_probabilities(logits: Tensor) -> bool:
+    sums = logits.sum(dim=1)
+    return bool((logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3))
+
+
+def _clamped(model: Model, test: TestSet) -> dict[str, float]:
+    """What the published protocol's clamp alone does to this model, over all images."""
+    published = attacks.adapt(model, Domain.REFERENCE, test.mean, test.std)
+    right = {"clean_all": 0, "clamped_all": 0}
+    for rows in test.blocks(CLAMP_CHUNK):
+        x = attacks.adapt(model, Domain.PIXEL, test.mean, test.std).to_normalised(test.pixels[rows])
+        for name, images in (("clean_all", x), ("clamped_all", x.clamp(0, 1))):
+            guesses = published.model(images).argmax(dim=1)
+            right[name] += int((guesses == test.labels[rows]).sum())
+    return {name: count / len(test) for name, count in right.items()}
