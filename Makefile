@@ -28,6 +28,7 @@ test-all: lint
 	$(BIN)/pytest
 
 bench: venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1 pyautoattack==0.2.0
 	for name in $$(ls benchmarks/*.py | xargs -n1 basename -s .py | grep -v '^_'); do \
 		$(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 

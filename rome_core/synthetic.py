@@ -7,7 +7,6 @@ that equal runs give equal files. Must not know how a set was made.
 import io
 import json
 import math
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from rome_core import augment
+from rome_core import augment, foreign
 from rome_core.data import Dataset
 from rome_core.errors import CoreError
 from rome_core.files import write_atomically
@@ -153,11 +152,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if raw[8:9] == b"{":  # eight bytes of length, then JSON
             return _from_safetensors(raw)
-        content = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    except (
-        *(pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError),
-        *(AttributeError, IndexError, safetensors.SafetensorError),
-    ) as error:
+        content = foreign.load(raw)
+    except (KeyError, ValueError, TypeError, safetensors.SafetensorError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CoreError(
             "artifact_damaged",
@@ -185,6 +181,9 @@ def _pair(path: Path, content: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         images, labels = content["data"][0]
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise _invalid(path, "'data' is no list of [images, labels]") from error
+    for tensor in (images, labels):
+        if isinstance(tensor, Tensor) and not foreign.is_whole(tensor):
+            raise _invalid(path, "a tensor claims more values than the file holds")
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
         raise _invalid(path, "its images are no float tensor of the shape (n, c, h, w)")
     if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or not len(labels):

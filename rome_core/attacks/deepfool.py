@@ -64,12 +64,14 @@ def deepfool(
     leads = _leads(goal, logits, settings.classes)
     hit = goal.reached(logits, rows)
     queries[hit] = oracle.forwards[hit]
-    wanted = _wanted(leads(logits, rows))
-    here = _Walkers(rows, images, torch.zeros_like(x)).take(~hit).sorted(wanted[~hit])
-    for step_number in range(settings.steps):
+    here = _Walkers(rows, images, torch.zeros_like(x)).take(~hit)
+    here = here.take(_by_classes_wanted(leads(logits[~hit], here.rows)))
+    limit = None
+    for _ in range(settings.steps):
         if not len(here.rows):
             break
-        logits, gap, slope, normal = _nearest(oracle, here, goal, leads, first=step_number == 0)
+        logits, gap, slope, normal = _nearest(oracle, here, goal, leads, limit)
+        limit = 1
         hit = goal.reached(logits, here.rows)
         near = hit & within(here.images, x[here.rows], settings.epsilon)
         queries[here.rows[near]] = oracle.forwards[here.rows[near]]
@@ -95,7 +97,6 @@ class _Walkers:
     rows: Tensor  # (m,): which images of the batch
     images: Tensor  # (m, c, h, w)
     total: Tensor  # (m, c, h, w): all steps, without the overshoot
-    wanted: Tensor  # (m,): how many classes will be looked at, by the latest logits
 
     def take(self, kept: Tensor) -> _Walkers:
         return _Walkers(*(getattr(self, field.name)[kept] for field in fields(self)))
@@ -119,38 +120,61 @@ def _leads(goal: Goal, logits: Tensor, classes: int | None) -> Leads:
     return over_the_label
 
 
-def _wanted(leads: Tensor) -> Tensor:
-    """How many classes would be looked at if all were equally steep: (m, k) to (m,)."""
+def _by_classes_wanted(leads: Tensor) -> Tensor:
+    """An order, (m,), of leads (m, k): those that want more classes looked at come later.
+
+    So those that want as many share a chunk, of which each pass serves all. How many are wanted is
+    guessed: as many as were if all were equally steep.
+    """
     gaps = leads.abs()
-    return (gaps < REACH * gaps.amin(dim=1, keepdim=True)).sum(dim=1)
+    wanted = (gaps < REACH * gaps.amin(dim=1, keepdim=True)).sum(dim=1)
+    return wanted.argsort(stable=True)
 
 
 def _nearest(
-    oracle: Oracle, here: _Walkers, goal: Goal, leads: Leads
+    oracle: Oracle, here: _Walkers, goal: Goal, leads: Leads, limit: int | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The nearest plane of each image that has not reached the goal.
 
     Logits (m, classes), the plane's lead without its sign and the length of its gradient, (m,), and
-    that gradient (m, c, h, w), which is zero where there is no plane.
+    that gradient (m, c, h, w), which is zero where there is no plane. Where `limit` classes are not
+    enough for an image it is looked at again, among its like.
     """
+    logits, gap, slope, normal, more = _look(oracle, here, goal, leads, limit)
+    rest = more.nonzero()[:, 0]
+    if len(rest):
+        rest = rest[_by_classes_wanted(leads(logits[rest], here.rows[rest]))]
+        again = _look(oracle, here.take(rest), goal, leads, None)
+        gap[rest], slope[rest], normal[rest] = again[1:4]
+    return logits, gap, slope, normal
 
-    def look(forward: Forward, images: Tensor, part: slice) -> tuple[Tensor, ...]:
+
+def _look(
+    oracle: Oracle, here: _Walkers, goal: Goal, leads: Leads, limit: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`_nearest` among `limit` classes, and for which images more were wanted, (m,) bool."""
+
+    def work(forward: Forward, images: Tensor, part: slice) -> tuple[Tensor, ...]:
         rows = here.rows[part]
         with torch.enable_grad():
             leaf = images.detach().requires_grad_()
             logits = forward(leaf)
             each = leads(logits, rows)
             gaps, order = each.detach().abs().sort(dim=1, stable=True)
-            totals = each.gather(1, order).sum(dim=0).unbind()
+            sums = each.gather(1, order).sum(dim=0).unbind()
         asked = ~goal.reached(logits, rows)
-        passes, slope = torch.zeros_like(rows), torch.ones_like(gaps[:, 0])
+        passes, slope, more = torch.zeros_like(rows), torch.ones_like(gaps[:, 0]), ~asked & asked
         gap, normal = torch.zeros_like(slope), torch.zeros_like(images)
         nearest, steepest = torch.full_like(slope, torch.inf), torch.zeros_like(slope)
-        for gap_k, total in zip(gaps.unbind(dim=1), totals, strict=True):
+        for k, lead in enumerate(sums):
+            gap_k = gaps[:, k]
             asked = asked & (nearest.isinf() | (gap_k < REACH * steepest * nearest))
+            if k == limit:
+                more = asked
+                break
             if not asked.any():
                 break
-            (normal_k,) = torch.autograd.grad(total, leaf, retain_graph=True)
+            (normal_k,) = torch.autograd.grad(lead, leaf, retain_graph=True)
             slope_k = norms.length(normal_k).flatten()
             distance = gap_k / slope_k
             nearer = asked & (slope_k > 0) & (distance < nearest)
@@ -159,7 +183,7 @@ def _nearest(
             normal = torch.where(nearer.view(-1, 1, 1, 1), normal_k, normal)
             steepest = torch.where(asked, torch.maximum(steepest, slope_k), steepest)
             passes += asked
-        return logits.detach(), gap, slope, normal, passes
+        return logits.detach(), gap, slope, normal, more, passes
 
-    logits, gap, slope, normal = oracle.explore(here.images, here.rows, look)
-    return logits, gap, slope, normal
+    logits, gap, slope, normal, more = oracle.explore(here.images, here.rows, work)
+    return logits, gap, slope, normal, more

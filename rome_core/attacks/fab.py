@@ -57,7 +57,8 @@ def fab(
             rows = done.open()
             if not len(rows):
                 return done
-            left = _search(oracle, x, rows, goal, boundary, settings, draws, done, aim, restart)
+            start = _start(x, rows, settings, draws, aim, restart)
+            left = _search(oracle, start, goal, boundary, settings, done)
             nearer = left.distance <= nearest[left.rows]
             nearest[left.rows[nearer]] = left.distance[nearer]
             images = norms.project(settings.norm, left.nearest, left.x, epsilon)
@@ -134,27 +135,31 @@ class _Searchers:
         return _Searchers(*(getattr(self, field.name)[kept] for field in fields(self)))
 
 
+def _start(
+    x: Tensor, rows: Tensor, settings: FabSettings, draws: ImageDraws, aim: int, restart: int
+) -> _Searchers:
+    """The images of `rows`, at themselves or, in a later run, nearby."""
+    original = x[rows]
+    free, centre = (original >= 0) & (original <= 1), original.clamp(0, 1)
+    images = centre
+    if restart:
+        half = float(parse_fraction(settings.epsilon)) / 2
+        step = norms.surface(settings.norm, centre, half, draws, rows, aim, restart)
+        images = (centre + step * free).clamp(0, 1)
+    far = x.new_full((len(rows),), torch.inf)
+    return _Searchers(rows, centre, free, images, images, far)
+
+
 def _search(
     oracle: Oracle,
-    x: Tensor,
-    rows: Tensor,
+    here: _Searchers,
     goal: Goal,
     boundary: Boundary,
     settings: FabSettings,
-    draws: ImageDraws,
     done: Attacked,
-    aim: int,
-    restart: int,
 ) -> _Searchers:
-    """One run for the images of `rows`: what it leaves open."""
+    """One run: those that it leaves open."""
     norm, epsilon = settings.norm, float(parse_fraction(settings.epsilon))
-    free, centre = (x[rows] >= 0) & (x[rows] <= 1), x[rows].clamp(0, 1)
-    images = centre
-    if restart:
-        start = norms.surface(norm, centre, epsilon / 2, draws, rows, aim, restart)
-        images = (centre + start * free).clamp(0, 1)
-    far = x.new_full((len(rows),), torch.inf)
-    here = _Searchers(rows, centre, free, images, images, far)
     for _ in range(settings.steps):
         lead, normal = boundary(here.images, here.rows, here.free)
         here.images = _step(here, lead, normal, settings)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rome_core.errors import CoreError
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (m, classes), rows (m,)) to losses (m,): `rows` says which images of the batch."""
 
@@ -58,12 +60,18 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     """Difference of logits ratio, invariant to shift and scale (Croce and Hein 2020, eq. 6).
 
-    -(z_y - max_{i != y} z_i) / (z_1st - z_3rd), the denominator the first and third largest logit;
-    with two classes, which have no third, the first and second.
+    -(z_y - max_{i != y} z_i) / (z_1st - z_3rd), the denominator the first and third largest logit.
+    Raises CoreError with two classes: with the second in place of the third it is constant.
     """
+    if logits.shape[1] < 3:
+        raise CoreError(
+            "attack_unsuitable",
+            "The loss dlr means nothing with two classes.",
+            "Set it to margin.",
+            field="loss",
+        )
     ordered = logits.sort(dim=1, descending=True).values
-    third = ordered[:, min(2, logits.shape[1] - 1)]
-    return margin(logits, labels) / (ordered[:, 0] - third + 1e-12)
+    return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
 
 def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:

@@ -19,12 +19,15 @@ def pgd(
     """Steps up the loss, each projected to the ball around x and to [0, 1].
 
     x is (n, c, h, w) in the attack's space and need not lie in [0, 1]: then the clamp wins over the
-    ball. With `early_stop` an image leaves at the first iterate, the start included, that reaches
-    the goal; without it only the last iterate of a start counts. Each restart attacks what is left.
+    ball. With `early_stop` an image leaves at the first iterate that reaches the goal, the start
+    included, which is x itself where it is not random; without it only the last iterate of a start
+    counts. Each restart attacks what is left; without a random start all are the same, and one is
+    made. What never reaches the goal keeps the last iterate with the highest loss of all starts.
     """
     epsilon, step = float(parse_fraction(settings.epsilon)), float(parse_fraction(settings.step))
     loss, done = goal.loss(settings.loss), Attacked.start(x)
-    for restart in range(settings.restarts):
+    highest = x.new_full((len(x),), -torch.inf)
+    for restart in range(settings.restarts if settings.random_start else 1):
         rows = done.open()
         if not len(rows):
             break
@@ -43,8 +46,11 @@ def pgd(
             moved = images + step * norms.steepest(settings.norm, gradient)
             images = norms.project(settings.norm, moved, x[rows], epsilon)
         if len(rows):
-            hit = goal.reached(oracle.logits(images, rows), rows)
-            done.note(rows, images)
+            logits = oracle.logits(images, rows)
+            hit, height = goal.reached(logits, rows), loss(logits, rows)
+            higher = height >= highest[rows]
+            highest[rows[higher]] = height[higher]
+            done.note(rows[higher], images[higher])
             done.keep(rows[hit], images[hit], oracle.forwards[rows[hit]])
     return done
 

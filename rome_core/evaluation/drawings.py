@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from rome_core.evaluation import figures
 from rome_core.evaluation.evaluation import Evaluated, Part, Sample
+from rome_core.evaluation.statistics import wilson
 from rome_core.recipes.attacks import MODES
 from rome_core.recipes.datasets import DATASETS
 from rome_core.recipes.report import EvaluationReport, ProtocolReport, Share, TransferReport
@@ -152,11 +153,12 @@ def _bars(
 
 def _epsilons(protocol: ProtocolReport, first: str, subject: str) -> figures.EpsilonCurves:
     assert protocol.curve is not None
-    curve = figures.Curve(
-        first,
-        [Fraction(text) for text, _ in protocol.curve],
-        [figures.Score(accuracy) for _, accuracy in protocol.curve],
-    )
+    images = protocol.curve_images
+    scores = []
+    for _, accuracy in protocol.curve:
+        interval = wilson(round(accuracy * images), images)
+        scores.append(figures.Score(accuracy, interval.low, interval.high))
+    curve = figures.Curve(first, [Fraction(text) for text, _ in protocol.curve], scores)
     return figures.EpsilonCurves(_title(protocol), subject, "PGD-10", [curve])
 
 

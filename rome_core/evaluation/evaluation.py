@@ -340,19 +340,24 @@ def _shows(part: Part, what: Measure) -> bool:
 def _sampled(
     model: Bound, what: Measure, block: TestSet, protocol: Protocol, done: Block
 ) -> dict[str, Any]:
-    """The first images of a block, as pixels whatever space they were attacked in."""
+    """Some images of a block, broken ones first, as pixels whatever space they are attacked in."""
     adapted = attacks.adapt(model, protocol.domain, block.mean, block.std)
-    seen = adapted.model(adapted.to_input(block.pixels[:SAMPLES])).argmax(dim=1)
-    shown = done.images[:SAMPLES]
+    chosen = (
+        (done.faced.clean_correct & ~done.faced.correct)
+        .int()
+        .argsort(descending=True, stable=True)[:SAMPLES]
+    )
+    pixels, shown = block.pixels[chosen], done.images[chosen]
+    seen = adapted.model(adapted.to_input(pixels)).argmax(dim=1)
     if protocol.domain is attacks.Domain.REFERENCE:
         shown = shown * adapted.std.to(shown) + adapted.mean.to(shown)
     return {
         "measure": [what.protocol, what.attack, what.mode],
-        "clean": block.pixels[:SAMPLES].cpu(),
+        "clean": pixels.cpu(),
         "adversarial": shown.clamp(0, 1).cpu(),
-        "labels": block.labels[:SAMPLES].cpu(),
+        "labels": block.labels[chosen].cpu(),
         "clean_prediction": seen.cpu(),
-        "prediction": done.faced.prediction[:SAMPLES],
+        "prediction": done.faced.prediction[chosen],
     }
 
 

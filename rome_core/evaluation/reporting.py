@@ -118,6 +118,7 @@ class _Reporter:
             curve=None
             if evidence.probes is None
             else [(text, accuracy) for text, accuracy in evidence.probes["curve"]],
+            curve_images=0 if evidence.probes is None else evidence.probes["images"],
             query_curves=dict(self._query_curves()),
             findings=[finding.as_dict() for finding in found],
             trust=trust(found),

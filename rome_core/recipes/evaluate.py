@@ -128,6 +128,11 @@ class ModelRef(BaseModel):
     def label(self) -> str:
         return self.name or self.file or str(self.artifact)
 
+    @property
+    def source(self) -> tuple[str | None, ...]:
+        """What makes it another model than others, whatever they are called."""
+        return self.artifact, self.file, self.network
+
 
 class _Asked(BaseModel):
     """What both kinds share: the protocol's attacks, what is changed in them, and the images."""
@@ -155,6 +160,11 @@ class _Asked(BaseModel):
         description="Test images to use, drawn by the seed; null for as many as the protocol says.",
     )
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Compiled passes, where they pay: equal within rounding, which flips the sign "
+        "of a gradient here and there.",
+    )
 
     @field_validator("attacks", "modes")
     @classmethod
@@ -246,8 +256,16 @@ class TransferSpec(_Asked):
 
     @model_validator(mode="after")
     def _names_differ(self) -> "TransferSpec":
-        for models in (self.sources, self.targets or []):
+        targets = self.targets or []
+        for models in (self.sources, targets):
             _unique([model.label for model in models])
+        sources = {model.label: model.source for model in self.sources}
+        for model in targets:
+            if sources.get(model.label, model.source) != model.source:
+                raise ValueError(
+                    f"a source and a target are both called {model.label!r} and are different "
+                    "models: give one of them another name"
+                )
         return self
 
     @property

@@ -106,7 +106,8 @@ class ProtocolReport(BaseModel):
     """One protocol: what it is, every number taken under it, and what speaks against them.
 
     `worst_case` counts an image only where a subject is right under every attack of a ball, and
-    `all` under every attack. `curve` is accuracy of the first subject against Linf radius.
+    `all` under every attack. `curve` is accuracy of the first subject against Linf radius, on
+    `curve_images` images.
     """
 
     model_config = PLAIN
@@ -126,6 +127,7 @@ class ProtocolReport(BaseModel):
     worst_over: list[str]
     metrics: dict[str, Metrics]
     curve: list[tuple[str, float]] | None
+    curve_images: int
     query_curves: dict[str, list[tuple[int, float]]]
     findings: list[dict[str, Any]]
     trust: Literal["high", "limited", "low"]

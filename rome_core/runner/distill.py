@@ -99,7 +99,7 @@ def implementation(name: str) -> Callable[..., engine.Method]:
     )
 
 
-_MODES: dict[str, Any] = {"auto": "auto", "on": "compiled", "off": "eager"}
+MODES_OF_PLAN: dict[str, Any] = {"auto": "auto", "on": "compiled", "off": "eager"}
 
 
 def _plan(hyperparameters: object, dataset: Dataset, context: Context) -> passes.Plan:
@@ -114,7 +114,7 @@ def _plan(hyperparameters: object, dataset: Dataset, context: Context) -> passes
     image_side = read("batch_real") * dataset.classes * read("train_net_num")
     pool_side = read("batch_train") * read("fetch_net_num") * read("model_train_steps")
     return passes.plan(
-        mode=_MODES[getattr(hyperparameters, "compile", "off")],
+        mode=MODES_OF_PLAN[getattr(hyperparameters, "compile", "off")],
         images=read("iterations") * (image_side + pool_side) * (read("pgd_steps") + 1),
         threads=context.threads,
         network=parse(getattr(hyperparameters, "network", "convnet")),

@@ -29,6 +29,7 @@ from rome_core.recipes.evaluate import EvaluateSpec
 from rome_core.recipes.networks import parse
 from rome_core.recipes.report import EvaluationReport, SetReport, Share, SubjectReport
 from rome_core.runner.context import Context, Outcome, Output
+from rome_core.runner.distill import MODES_OF_PLAN
 from rome_core.synthetic import SyntheticSet
 from rome_core.synthetic import load as load_set
 
@@ -53,6 +54,7 @@ def evaluate(spec: Mapping[str, Any], context: Context) -> Outcome:
     dataset = loaded.dataset
     count = asked.students.count if asked.models is None else len(asked.models)
     plan = passes.plan(
+        mode=MODES_OF_PLAN[asked.compile],
         images=work_of(asked, count, dataset.classes, len(dataset.test_images)),
         threads=context.threads,
         network=parse(loaded.widest),

@@ -26,6 +26,7 @@ from rome_core.recipes.evaluate import ModelRef, TransferSpec, chosen, resolved
 from rome_core.recipes.protocols import crafting
 from rome_core.recipes.report import SubjectReport, TransferReport
 from rome_core.runner.context import Context, Outcome, Output
+from rome_core.runner.distill import MODES_OF_PLAN
 
 CACHED = "crafted"
 """Folder of crafted images, under the context's cache."""
@@ -46,6 +47,7 @@ def transfer(spec: Mapping[str, Any], context: Context) -> Outcome:
     test = test_set(dataset, asked.limit or protocol.images, asked.seed, statistics, context.device)
     each = sum(costs.expected(entry.settings, dataset.classes) for entry in entries)
     plan = passes.plan(
+        mode=MODES_OF_PLAN[asked.compile],
         images=int(each * len(asked.modes) * len(sources) * len(test)),
         threads=context.threads,
         network=max((s.network.spec for s in (*sources, *targets)), key=lambda s: s.width),

@@ -13,7 +13,7 @@ from service.artifacts.tables import artifact, job_input
 class Artifact:
     id: str
     project_id: str
-    job_id: str
+    job_id: str | None  # none: uploaded
     name: str
     kind: str
     media_type: str

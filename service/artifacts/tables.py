@@ -9,7 +9,7 @@ artifact = Table(
     metadata,
     Column("id", String, primary_key=True),
     Column("project_id", ForeignKey("project.id"), nullable=False),
-    Column("job_id", ForeignKey("job.id"), nullable=False),
+    Column("job_id", ForeignKey("job.id")),  # null: uploaded, no job made it
     Column("name", String, nullable=False),
     Column("kind", String, nullable=False),
     Column("media_type", String, nullable=False),

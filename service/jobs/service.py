@@ -6,7 +6,7 @@ worker, through the flags that `renew` brings back.
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, insert, update
 from rome_core.recipes import FieldProblem
 from service import clock, events, ids, pages
 from service.artifacts import repository as artifacts
+from service.artifacts.repository import Artifact
 from service.artifacts.tables import job_input
 from service.database import insert_new
 from service.errors import (
@@ -26,6 +27,7 @@ from service.errors import (
 )
 from service.jobs import repository, specs, states
 from service.jobs.repository import FILTERS, Job
+from service.jobs.specs import Input
 from service.jobs.states import Cause, Status
 from service.jobs.tables import idempotency_key, job
 from service.lanes import queue
@@ -66,8 +68,7 @@ def submit(
         if earlier is not None:
             return Submission(get(conn, principal, earlier), replayed=True)
     request = specs.parse(body, seed=secrets.randbelow(SEEDS))
-    if request.artifact is not None:
-        _check_input(conn, principal, request.artifact)
+    read = _check_inputs(conn, principal, request.inputs)
     now = clock.now(conn)
     directions, spec = request.directions, request.spec
     deadline = directions.deadline_micros(now)
@@ -84,7 +85,7 @@ def submit(
             name=directions.name,
             kind=spec["kind"],
             method=spec.get("method"),
-            dataset=spec.get("dataset"),
+            dataset=_dataset(spec, read),
             resource_class=request.resource_class,
             priority=directions.priority,
             status=Status.QUEUED,
@@ -101,8 +102,8 @@ def submit(
             created_at=now,
         )
     )
-    if request.artifact is not None:
-        conn.execute(insert(job_input).values(job_id=job_id, artifact_id=request.artifact))
+    for artifact_id in read:
+        conn.execute(insert(job_input).values(job_id=job_id, artifact_id=artifact_id))
     events.append(conn, job_id, "job.queued", {}, seq=1, at=now)
     return Submission(get(conn, principal, job_id), replayed=False)
 
@@ -231,13 +232,38 @@ def _take_key(
     return earlier[1]
 
 
-def _check_input(conn: Connection, principal: Principal, artifact_id: str) -> None:
-    found = artifacts.get(conn, principal.project_id, artifact_id)
-    if found is None:
-        message, remedy = "there is no such artifact", "GET /v1/jobs/{id}/artifacts lists them."
-    elif found.kind != "synthetic-set":
-        message = f"is of kind {found.kind!r}, not a synthetic set"
-        remedy = "Name the artifact of kind synthetic-set of the same job."
-    else:
-        return
-    raise ValidationFailed([FieldProblem("artifact", message, remedy)])
+WHERE_ARTIFACTS_ARE = "GET /v1/jobs/{id}/artifacts lists a job's."
+EXPECTED = {
+    "synthetic set": ("a synthetic set", "of kind synthetic-set, as a distillation leaves it"),
+    "weights": ("weights", "with weights, such as student-weights of an evaluation"),
+}
+
+
+def _check_inputs(
+    conn: Connection, principal: Principal, inputs: Sequence[Input]
+) -> dict[str, Artifact]:
+    """The artifacts that a job reads, by id. Raises ValidationFailed with every wrong one."""
+    found: dict[str, Artifact] = {}
+    problems = []
+    for given in inputs:
+        read = artifacts.get(conn, principal.project_id, given.artifact)
+        noun, what = EXPECTED[given.role]
+        if read is None:
+            message = f"there is no artifact {given.artifact}"
+            problems.append(FieldProblem(given.field, message, WHERE_ARTIFACTS_ARE))
+        elif not given.takes(read.kind):
+            message, remedy = f"is of kind {read.kind!r}, not {noun}", f"Name an artifact {what}."
+            problems.append(FieldProblem(given.field, message, remedy))
+        else:
+            found[read.id] = read
+    if problems:
+        raise ValidationFailed(problems)
+    return found
+
+
+def _dataset(spec: Mapping[str, Any], read: Mapping[str, Artifact]) -> str | None:
+    """What listings file a job under: the spec's dataset, or the one its set says it is of."""
+    if spec.get("dataset") is not None:
+        return str(spec["dataset"])
+    named = [one.metadata.get("dataset") for one in read.values()]
+    return next((name for name in named if isinstance(name, str)), None)

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -70,6 +70,21 @@ class Directions(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Input:
+    """An artifact that a spec names: in which field, and as what."""
+
+    field: str  # such as models.0.artifact
+    artifact: str
+    role: Literal["synthetic set", "weights"]
+
+    def takes(self, kind: str) -> bool:
+        """Whether an artifact of this kind can play the role."""
+        if self.role == "weights":
+            return kind.endswith("-weights")
+        return kind == "synthetic-set"
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A body that was understood."""
 
@@ -79,9 +94,17 @@ class Request:
     directions: Directions
 
     @property
-    def artifact(self) -> str | None:
-        """The artifact an evaluation reads."""
-        return self.spec.get("artifact")
+    def inputs(self) -> tuple[Input, ...]:
+        """Every mention of an artifact, in the order of the spec; one may be named twice."""
+        named = []
+        if self.spec.get("artifact") is not None:
+            named.append(Input("artifact", self.spec["artifact"], "synthetic set"))
+        for field in ("models", "sources", "targets"):
+            for place, model in enumerate(self.spec.get(field) or ()):
+                if model["artifact"] is not None:
+                    path = f"{field}.{place}.artifact"
+                    named.append(Input(path, model["artifact"], "weights"))
+        return tuple(named)
 
 
 def parse(body: Mapping[str, Any], *, seed: int) -> Request:

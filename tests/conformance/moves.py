@@ -138,27 +138,34 @@ class World:
                 for table in tables.metadata.sorted_tables
             }
 
-    def add_artifact(self, job_id: str, kind: str = "synthetic-set") -> str:
-        """An artifact as if that job had published it."""
+    def add_artifact(
+        self,
+        job_id: str | None,
+        kind: str = "synthetic-set",
+        name: str | None = None,
+        **metadata: Any,
+    ) -> str:
+        """An artifact as if that job had published it, or somebody uploaded it."""
+        made = f"art_{name or kind}"
         with write(self.engine) as conn:
             now = clock.now(conn)
             digest = {"digest": DIGEST, "size": 3, "state": "stored", "touched_at": now}
             insert_new(conn, tables.blob, digest)
             conn.execute(
                 insert(tables.artifact).values(
-                    id=f"art_{kind}",
+                    id=made,
                     project_id=LOCAL.project_id,
                     job_id=job_id,
-                    name=kind,
+                    name=name or kind,
                     kind=kind,
                     media_type="application/x-pytorch",
                     size=3,
                     digest=DIGEST,
-                    metadata={},
+                    metadata=metadata,
                     created_at=now,
                 )
             )
-        return f"art_{kind}"
+        return made
 
 
 def synthetic_set(**fields: Any) -> Published:

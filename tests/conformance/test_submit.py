@@ -21,7 +21,7 @@ from service.errors import (
 from service.jobs import Status
 from service.principals import LOCAL
 from tests.conformance import crowd
-from tests.conformance.moves import BODY, World
+from tests.conformance.moves import BODY, DIGEST, World
 
 
 def refused(world: World, **fields: Any) -> dict[str, str]:
@@ -121,23 +121,102 @@ def test_one_deadline_is_enough(world: World) -> None:
     assert "not both" in message
 
 
-def test_an_evaluation_names_a_synthetic_set_of_its_own_project(world: World) -> None:
-    def submit(principal: Any, artifact: str) -> jobs.Job:
-        with write(world.engine) as conn:
-            body = {"kind": "evaluate", "artifact": artifact}
-            return jobs.submit(conn, principal, body, settings=world.settings).job
+def submitted(world: World, body: dict[str, Any], principal: Any = LOCAL) -> jobs.Job:
+    with write(world.engine) as conn:
+        return jobs.submit(conn, principal, body, settings=world.settings).job
 
+
+def test_an_evaluation_names_a_synthetic_set_of_its_own_project(world: World) -> None:
     source = world.submit()
     artifact = world.add_artifact(source)
-    assert submit(LOCAL, artifact).kind == "evaluate"
+    assert submitted(world, {"kind": "evaluate", "artifact": artifact}).kind == "evaluate"
     for principal, named in [
         (LOCAL, "art_unknown"),
         (world.project("stranger"), artifact),
         (LOCAL, world.add_artifact(source, kind="preview")),
+        (LOCAL, world.add_artifact(source, kind="student-weights")),
     ]:
+        before = world.everything()
         with pytest.raises(ValidationFailed) as caught:
-            submit(principal, named)
+            submitted(world, {"kind": "evaluate", "artifact": named}, principal)
         assert [problem.field for problem in caught.value.problems] == ["artifact"]
+        assert world.everything() == before
+
+
+def models(*names: str) -> list[dict[str, str]]:
+    return [{"artifact": name, "name": f"m{place}"} for place, name in enumerate(names)]
+
+
+MODELS_OF: dict[str, Callable[[list[dict[str, str]]], dict[str, Any]]] = {
+    "models": lambda named: {"kind": "evaluate", "dataset": "digits", "models": named},
+    "sources": lambda named: {"kind": "transfer", "dataset": "digits", "sources": named},
+    "targets": lambda named: {
+        "kind": "transfer",
+        "dataset": "digits",
+        "sources": [{"file": "mine"}],
+        "targets": named,
+    },
+}
+
+
+@pytest.mark.parametrize("field", MODELS_OF)
+def test_models_are_weights_of_ones_own_project(world: World, field: str) -> None:
+    source = world.submit()
+    weights = world.add_artifact(source, kind="student-weights")
+    uploaded = world.add_artifact(None, kind="teacher-weights")
+    wrong = world.add_artifact(source)
+    body = MODELS_OF[field](models(weights, wrong, uploaded, "art_unknown"))
+    for principal, places in [(LOCAL, (1, 3)), (world.project("stranger"), (0, 1, 2, 3))]:
+        before = world.everything()
+        with pytest.raises(ValidationFailed) as caught:
+            submitted(world, body, principal)
+        expected = [f"{field}.{place}.artifact" for place in places]
+        assert [problem.field for problem in caught.value.problems] == expected
+        assert all(problem.remedy for problem in caught.value.problems)
+        assert world.everything() == before
+    assert submitted(world, MODELS_OF[field](models(weights, uploaded)))
+
+
+def test_every_artifact_a_job_reads_is_handed_to_its_worker(world: World) -> None:
+    source = world.submit()
+    world.cancel(source)
+    one = world.add_artifact(source, kind="student-weights", name="one")
+    other = world.add_artifact(source, kind="student-weights", name="other")
+    transfer = {
+        "kind": "transfer",
+        "dataset": "digits",
+        "sources": [{"artifact": one}, {"file": "mine"}],
+        "targets": [{"artifact": other}, {"artifact": one}],
+    }
+    twice = MODELS_OF["models"](models(one, one))
+    artifact = world.add_artifact(source)
+    for body, read_ in [
+        (transfer, {one, other}),
+        (twice, {one}),
+        ({"kind": "evaluate", "artifact": artifact}, {artifact}),
+    ]:
+        made = submitted(world, body)
+        claim = world.claim(made.id)
+        assert claim is not None
+        assert set(claim.inputs) == read_
+        assert set(claim.inputs.values()) == {DIGEST}
+    assert world.claim(world.submit()).inputs == {}  # type: ignore[union-attr]  # it is queued
+
+
+def test_a_job_is_listed_under_the_dataset_it_reads(world: World) -> None:
+    source = world.submit()
+    described = world.add_artifact(source, name="described", dataset="npz:mine", method="rome")
+    foreign = world.add_artifact(source, name="foreign")
+    weights = world.add_artifact(source, kind="student-weights")
+    for body, dataset in [
+        ({"kind": "evaluate", "artifact": described}, "npz:mine"),
+        ({"kind": "evaluate", "artifact": described, "dataset": "digits"}, "digits"),
+        ({"kind": "evaluate", "artifact": foreign}, None),
+        (MODELS_OF["models"](models(weights)), "digits"),
+        (MODELS_OF["sources"](models(weights)), "digits"),
+    ]:
+        made = submitted(world, body)
+        assert (made.kind, made.method, made.dataset) == (body["kind"], None, dataset)
 
 
 def test_the_same_key_and_body_give_the_same_job(world: World) -> None:

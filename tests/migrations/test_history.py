@@ -8,6 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, select
+from sqlalchemy.exc import IntegrityError
 
 from service import clock, database
 from service.database import read, write
@@ -102,3 +103,50 @@ def test_a_newer_schema_is_refused_and_never_touched(engine: Engine) -> None:
         with pytest.raises(SchemaMismatch, match="does not know"):
             use(engine)
     assert database.revision(engine) == "9999"
+
+
+def _at_first_schema(engine: Engine) -> None:
+    """A job with an artifact, and another job that reads it."""
+    database.upgrade(engine, "0001")
+    with write(engine) as conn:
+        for name in ("maker", "reader"):
+            conn.exec_driver_sql(
+                "INSERT INTO job (id, project_id, created_by, kind, resource_class, status, spec,"
+                " spec_hash, labels, run_at, max_attempts, created_at)"
+                f" VALUES ('{name}', 'prj_local', 'me', 'distill', 'cpu', 'queued', '{{}}', '',"
+                " '{}', 0, 3, 0)"
+            )
+        conn.exec_driver_sql("INSERT INTO blob VALUES ('abc', 3, 'stored', 0)")
+        conn.exec_driver_sql(
+            "INSERT INTO artifact VALUES"
+            " ('made', 'prj_local', 'maker', 'a.pt', 'synthetic-set', 'x/y', 3, 'abc', '{}', 0)"
+        )
+        conn.exec_driver_sql("INSERT INTO job_input VALUES ('reader', 'made')")
+
+
+def _rows(engine: Engine, table: str) -> list[tuple[object, ...]]:
+    with read(engine) as conn:
+        return [tuple(row) for row in conn.exec_driver_sql(f"SELECT * FROM {table} ORDER BY 1, 2")]
+
+
+def test_uploads_come_and_go_and_the_rest_stays(engine: Engine) -> None:
+    _at_first_schema(engine)
+    before = {name: _rows(engine, name) for name in ("job", "artifact", "job_input", "blob")}
+    database.upgrade(engine, "0002")
+    assert {name: _rows(engine, name) for name in before} == before
+    with write(engine) as conn:
+        for name in ("one", "two"):  # of one name: no job keeps them apart
+            conn.exec_driver_sql(
+                f"INSERT INTO artifact VALUES ('{name}', 'prj_local', NULL, 'w.pth',"
+                " 'student-weights', 'x/y', 3, 'abc', '{}', 0)"
+            )
+            conn.exec_driver_sql(f"INSERT INTO job_input VALUES ('reader', '{name}')")
+    database.downgrade(engine, "0001")
+    assert {name: _rows(engine, name) for name in before} == before
+    with pytest.raises(IntegrityError), write(engine) as conn:
+        conn.exec_driver_sql("UPDATE artifact SET job_id = NULL")
+    database.upgrade(engine)
+    with pytest.raises(IntegrityError, match="FOREIGN KEY"), write(engine) as conn:
+        conn.exec_driver_sql("UPDATE job_input SET artifact_id = 'gone'")
+    with pytest.raises(IntegrityError, match="FOREIGN KEY"), write(engine) as conn:
+        conn.exec_driver_sql("DELETE FROM artifact")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rome_core.attacks import Goal, Oracle
 from rome_core.attacks.catalogue import attack
 from rome_core.attacks.outcome import Attacked
-from rome_core.attacks.square import _L2, _Window
+from rome_core.attacks.square import _L2, _Linf, _plan, _Window
 from rome_core.randomness import ImageDraws, generator
 from rome_core.recipes.attacks import SquareSettings, parse_fraction
 
@@ -259,6 +259,16 @@ def test_square_is_its_definition(
         assert made.queries[i] == queries
         assert made.reached[i] == (queries > 0)
     assert outside or 0 < made.reached.sum() < len(x)
+
+
+@pytest.mark.parametrize("queries", [1, 700, 10_000])
+def test_windows_shrink_on_the_schedule_stretched_to_the_queries(queries: int):
+    settings, x = SquareSettings(queries=queries), torch.zeros(1, 1, 64, 80)
+    plan = _plan(_Linf(0.1), settings, x)
+    shares = [naive_share(max(query - 1, 0), settings) for query in range(queries)]
+    assert [window.side for window in plan] == [
+        max(round(math.sqrt(share * 64 * 80)), 1) for share in shares
+    ]
 
 
 @given(

@@ -10,12 +10,17 @@ from pydantic import BaseModel
 
 from rome_core import recipes
 from rome_core.recipes import catalogue
+from rome_core.recipes.attack_catalogue import ATTACKS
+from rome_core.recipes.attacks import SETTINGS
 from rome_core.recipes.catalogue import MethodRecipe
 from rome_core.recipes.datasets import DATASETS, npz_stem
 from rome_core.recipes.networks import parse
+from rome_core.recipes.protocols import PROTOCOLS
 
 
-@pytest.mark.parametrize("kind", ["methods", "datasets", "networks", "presets", "attacks"])
+@pytest.mark.parametrize(
+    "kind", ["methods", "datasets", "networks", "presets", "attacks", "protocols"]
+)
 def test_entries_have_their_own_names_and_are_json(kind: str) -> None:
     entries = getattr(catalogue, kind)()
     names = [entry.name for entry in entries]
@@ -37,6 +42,25 @@ def test_every_published_setting_has_a_preset() -> None:
 def test_networks_parse_under_their_own_name() -> None:
     for network in catalogue.networks():
         assert parse(network.name) == network.spec
+
+
+def test_every_attack_is_described_with_its_settings_and_protocols() -> None:
+    assert list(ATTACKS) == list(SETTINGS)
+    for attack in catalogue.attacks():
+        described = attack.as_dict()
+        assert described["settings_schema"]["properties"]["attack"]["default"] == attack.name
+        assert "targeted" in described["modes"] or not attack.aimed
+        assert described["protocols"]
+        for id_, names in described["protocols"].items():
+            for entry in (PROTOCOLS[id_].entry(name) for name in names):
+                assert entry.settings.attack == attack.name
+                assert entry.access == attack.access
+                assert set(entry.modes) <= set(described["modes"])
+
+
+def test_the_newest_version_of_each_protocol_is_listed() -> None:
+    names = [protocol.name for protocol in catalogue.protocols()]
+    assert sorted(names) == ["pixel", "quick", "rome-2025"]
 
 
 def test_dataset_facts_agree_with_themselves() -> None:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from rome_core import recipes
 from rome_core.recipes import FieldProblem, SpecError, catalogue
 from rome_core.recipes.attacks import Budget
+from rome_core.recipes.evaluate import EvaluateSpec, TransferSpec
+from rome_core.recipes.specs import KINDS
 
 
 def problems(body: dict[str, Any]) -> list[FieldProblem]:
@@ -63,6 +65,15 @@ def test_the_body_seed_wins() -> None:
         {"method": "random", "dataset": "npz:mine", "ipc": 3},
         {"kind": "evaluate", "artifact": "art_1"},
         {"kind": "evaluate", "artifact": "art_1", "limit": 5, "students": {"epochs": 3}},
+        {
+            "kind": "evaluate",
+            "models": [{"file": "m"}, {"artifact": "a", "name": "b", "network": "convnet"}],
+            "dataset": "digits",
+            "protocols": ["rome-2025", "quick@1"],
+            "attacks": ["pgd", "square"],
+            "overrides": {"pgd": {"steps": 3}},
+        },
+        {"kind": "transfer", "sources": [{"file": "m"}], "dataset": "npz:mine"},
     ],
 )
 def test_canonical_is_a_fixed_point(body: dict[str, Any]) -> None:
@@ -206,6 +217,7 @@ def test_a_spec_error_reads_as_one_line() -> None:
 
 
 EVALUATE = {"kind": "evaluate", "artifact": "art_1"}
+TRANSFER = {"kind": "transfer", "sources": [{"artifact": "art_1"}], "dataset": "digits"}
 
 FRACTIONS = ["0", "1", "8/255", "0.03", "08/255", "0/7"]
 NO_FRACTIONS = [
@@ -215,16 +227,21 @@ NO_FRACTIONS = [
 
 
 def bodies(text: str) -> list[tuple[dict[str, Any], str]]:
-    """Every place of a spec that takes a fraction, and its name."""
+    """Every kind of place that takes a fraction of the range of a value, and its name."""
     distill: list[tuple[dict[str, Any], str]] = [
         ({**ROME, "hyperparameters": {name: text}}, f"hyperparameters.{name}")
         for name in ("pgd_epsilon", "pgd_step")
     ]
-    return distill + [
-        ({**EVALUATE, "budgets": {domain: {name: text}}}, f"budgets.{domain}.{name}")
-        for domain in ("reference", "pixel")
+    adversarial = [
+        ({**EVALUATE, "students": {"adversarial": {name: text}}}, f"students.adversarial.{name}")
         for name in ("epsilon", "step")
     ]
+    overrides = [
+        ({**kind, "overrides": {attack: {name: text}}}, f"overrides.{attack}.{name}")
+        for kind in (EVALUATE, TRANSFER)
+        for attack, name in (("fgsm", "epsilon"), ("vmi-fgsm", "step"))
+    ]
+    return distill + adversarial + overrides
 
 
 @pytest.mark.parametrize("text", FRACTIONS)
@@ -255,47 +272,44 @@ def test_what_validation_accepts_every_parser_accepts(text: str) -> None:
         Budget.of(text, text)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("epsilon", "4/255"),
-        ("step", "1/255"),
-        ("steps", 20),
-        ("random_start", True),
-        ("target_rule", "modC"),
-    ],
-)
-def test_one_field_of_a_budget_leaves_the_rest_of_its_domain(field: str, value: object) -> None:
-    published = {
-        "epsilon": "8/255",
-        "step": "2/225",
-        "steps": 10,
-        "random_start": False,
-        "target_rule": "mod10",
-    }
-    sound = {**published, "step": "2/255", "random_start": True, "target_rule": "modC"}
-    budgets = recipes.canonical(EVALUATE, seed=1)["budgets"]
-    assert budgets == {"reference": published, "pixel": sound}
-    spec = recipes.canonical({**EVALUATE, "budgets": {"reference": {field: value}}}, seed=1)
-    assert spec["budgets"] == {"reference": {**published, field: value}, "pixel": sound}
-    spec = recipes.canonical({**EVALUATE, "budgets": {"pixel": {field: value}}}, seed=1)
-    assert spec["budgets"] == {"reference": published, "pixel": {**sound, field: value}}
+def radius(kind: dict[str, Any], text: object) -> dict[str, Any]:
+    return {**kind, "overrides": {"pgd-l2": {"epsilon": text, "step": text}}}
+
+
+@pytest.mark.parametrize("kind", [EVALUATE, TRANSFER], ids=["evaluate", "transfer"])
+def test_a_radius_may_be_larger_than_a_value(kind: dict[str, Any]) -> None:
+    for text in (*FRACTIONS, "9/8", "1.5", "10000"):
+        spec = recipes.canonical(radius(kind, text), seed=1)
+        assert spec["overrides"]["pgd-l2"]["epsilon"] == text
+    for bad in ("10001", "3e2", "-1", "1/0", "", " 1", 2, 0.5, None):
+        fields = [found.field for found in problems(radius(kind, bad))]
+        assert fields == ["overrides.pgd-l2.epsilon", "overrides.pgd-l2.step"]
 
 
 def test_evaluation_defaults_are_the_published_recipe() -> None:
     spec = recipes.canonical(EVALUATE, seed=3)
     assert spec["students"]["epochs"] == 1000
     assert spec["students"]["batch"] == 256
-    assert spec["budgets"]["reference"]["step"] == "2/225"
-    assert spec["budgets"]["pixel"]["step"] == "2/255"
     assert spec["seed"] == 3
+
+
+def test_canonical_evaluations_and_transfers_hold_every_field() -> None:
+    """And protocols with their versions, so that a newer one does not change an old spec."""
+    spec = recipes.canonical(EVALUATE, seed=3)
+    assert set(spec) == set(EvaluateSpec.model_fields)
+    assert spec["protocols"] == ["pixel@1"]
+    assert (spec["attacks"], spec["overrides"], spec["limit"]) == (None, {}, None)
+    assert spec["modes"] == ["targeted", "untargeted"]
+    spec = recipes.canonical({**TRANSFER, "protocol": "rome-2025"}, seed=3)
+    assert set(spec) == set(TransferSpec.model_fields)
+    assert spec["protocol"] == "rome-2025@1"
 
 
 @pytest.mark.parametrize(
     ("change", "field"),
     [
         ({"artifact": ""}, "artifact"),
-        ({"artifact": None}, "artifact"),
+        ({"artifact": None}, "(body)"),
         ({"dataset": "mnist"}, "dataset"),
         ({"students": {"count": 0}}, "students.count"),
         ({"students": {"epoch": 3}}, "students.epoch"),
@@ -303,11 +317,22 @@ def test_evaluation_defaults_are_the_published_recipe() -> None:
         ({"students": {"augmentation": "flip_flop"}}, "students.augmentation"),
         ({"attacks": []}, "attacks"),
         ({"attacks": ["pgd", "pgd"]}, "attacks"),
-        ({"attacks": ["autoattack"]}, "attacks.0"),
-        ({"domains": ["pixels"]}, "domains.0"),
-        ({"budgets": {"pixel": {"epsilon": "9/8"}}}, "budgets.pixel.epsilon"),
-        ({"budgets": {"pixel": {"epsilon": 0.03}}}, "budgets.pixel.epsilon"),
-        ({"budgets": {"l2": {}}}, "budgets.l2"),
+        ({"attacks": ["pdg"]}, "attacks"),
+        ({"modes": []}, "modes"),
+        ({"modes": ["untargeted", "untargeted"]}, "modes"),
+        ({"modes": ["both"]}, "modes.0"),
+        ({"protocols": []}, "protocols"),
+        ({"protocols": ["pixels"]}, "protocols"),
+        ({"protocols": ["pixel@2"]}, "protocols"),
+        ({"protocols": ["pixel", "pixel"]}, "protocols"),
+        ({"protocols": ["pixel", "pixel@1"]}, "protocols"),
+        ({"overrides": {"pgd": {"epsilon": 0.03}}}, "overrides.pgd.epsilon"),
+        ({"overrides": {"pgd": {"step_size": "2/255"}}}, "overrides.pgd.step_size"),
+        ({"overrides": {"pgd": {"attack": "fgsm"}}}, "overrides.pgd.attack"),
+        ({"overrides": {"pdg": {}}}, "overrides.pdg"),
+        ({"overrides": {"pgd": 3}}, "overrides.pgd"),
+        ({"domains": ["pixel"]}, "domains"),
+        ({"budgets": {}}, "budgets"),
         ({"limit": 0}, "limit"),
         ({"seed": -1}, "seed"),
         ({"iterations": 3}, "iterations"),
@@ -318,14 +343,14 @@ def test_bad_evaluations(change: dict[str, Any], field: str) -> None:
 
 
 def test_schemas_are_json_and_name_every_field() -> None:
-    for kind in ("distill", "evaluate"):
+    for kind in KINDS:
         described = recipes.schema(kind)
         json.dumps(described, allow_nan=False)
         assert "seed" in described["properties"]
     choices = recipes.schema("distill")["properties"]["hyperparameters"]["anyOf"]
     assert any("lr_img" in choice["properties"] for choice in choices)
     with pytest.raises(SpecError):
-        recipes.schema("transfer")
+        recipes.schema("distil")
 
 
 def test_every_spec_runs_on_cpu_so_far() -> None:
