@@ -121,7 +121,11 @@ def _attacks(parser: argparse.ArgumentParser) -> None:
 
 def _metrics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help="JSON: an entry, or a list or object of entries"
+        "files",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="a BEARD-format log, or JSON: an entry, or a list or object of entries",
     )
     parser.add_argument(
         "--alpha",

@@ -1,6 +1,6 @@
-"""`python -m rome_core metrics FILE`: every metric of an evaluation log.
+"""`python -m rome_core metrics FILE [FILE ...]`: every metric of logs, pooled if several.
 
-Owns reading the file and the table. The shape of --json is `rome_core.metrics.report`'s. Imports
+Owns reading the files and the table. The shape of --json is `rome_core.metrics.report`'s. Imports
 no torch, so that it answers at once.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rome_core import beard_log
 from rome_core.errors import CoreError
 from rome_core.metrics import parse, report
 from rome_core.recipes import SpecError
@@ -20,7 +21,7 @@ from rome_core.recipes import SpecError
 def metrics(arguments: argparse.Namespace) -> None:
     """Print the metrics of a file: a table rounded to two decimals, or one JSON line, unrounded."""
     try:
-        log = parse(_content(arguments.file))
+        log = parse(_contents(arguments.files))
     except SpecError as error:
         first, *others = error.problems
         more = f" (Problems after this one: {len(others)}.)" if others else ""
@@ -34,16 +35,32 @@ def metrics(arguments: argparse.Namespace) -> None:
         print("\n".join(_table(told)))
 
 
+def _contents(paths: Sequence[Path]) -> object:
+    """What one file holds, or several files' entries by their names."""
+    if len(paths) == 1:
+        return _content(paths[0])
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    return {name: _content(path) for name, path in zip(names, paths, strict=True)}
+
+
 def _content(path: Path) -> object:
+    """Decoded JSON, or the entry of a log as BEARD and `evaluate` write them."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_key_once)
-    except OSError as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
         raise CoreError(
             "file_unreadable",
-            f"{path} cannot be read: {error.strerror}.",
-            "Give a JSON file with an entry of an evaluation log.",
+            f"{path} cannot be read: {why}.",
+            "Give a JSON file with an entry of an evaluation log, or such a log.",
             "FILE",
         ) from error
+    if lines := beard_log.parse(text) if not text.lstrip().startswith(("{", "[")) else []:
+        return beard_log.entry(lines)
+    try:
+        return json.loads(text, object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError) as error:
         raise CoreError(
             "not_json", f"{path} is not JSON: {error}.", "Give a file that is.", "FILE"

@@ -166,13 +166,13 @@ def test_bad_arguments_are_one_line_with_code_2(
     assert words in line
 
 
-def test_bytes_that_are_no_text_are_not_json(
+def test_bytes_that_are_no_text_are_not_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "bad.json"
     path.write_bytes(b"\xff\xfe{")
     assert call(path) == cli.BAD_INPUT
-    assert "is not JSON" in capsys.readouterr().err
+    assert "it is no text" in capsys.readouterr().err
 
 
 def test_it_needs_no_torch() -> None:
@@ -186,3 +186,39 @@ def test_it_needs_no_torch() -> None:
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.stderr.strip() == "0 []"
     assert json.loads(ended.stdout)["logs"]
+
+
+LOG = """\
+Clean attack on ROME: final acc is:  target_attack: 60.0 +- 0.0, attack time is 2.0; \
+non_target_attack: 60.0 +- 0.0, attack time is 2.0, dataset: CIFAR10, IPC: 10
+FGSM attack on ROME: final acc is:  target_attack: 50.0 +- 0.0, attack time is 3.0; \
+non_target_attack: 40.0 +- 0.0, attack time is 3.5, dataset: CIFAR10, IPC: 10
+PGD attack on ROME: final acc is:  target_attack: 45.0 +- 0.0, attack time is 6.0; \
+non_target_attack: 30.0 +- 0.0, attack time is 6.0, dataset: CIFAR10, IPC: 10
+"""
+
+
+def test_a_log_in_the_words_of_beard_is_read_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "beard-rome.log"
+    path.write_text(LOG)
+    assert cli.main(["metrics", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    # 1 - mean drop / max drop = 1 - 25 / 30, and 1 - 25 * 30 / 60^2
+    assert told["metrics"]["same_mode"]["untargeted"]["RR"] == pytest.approx(100 / 6)
+    assert told["metrics"]["same_mode"]["untargeted"]["I-RR"] == pytest.approx(
+        100 * (1 - 750 / 3600)
+    )
+
+
+def test_several_files_are_pooled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [tmp_path / "ipc1.log", tmp_path / "ipc10.log"]
+    for path, worst in zip(paths, ("30.0", "20.0"), strict=True):
+        path.write_text(LOG.replace("30.0", worst))
+    assert cli.main(["metrics", *map(str, paths), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told["logs"]) == {"ipc1", "ipc10"}
+    (pool,) = told["combined"].values()
+    # Four accuracies, 40, 30, 40 and 20, are pooled before the formula: drops of 27.5 and 40.
+    assert pool["metrics"]["same_mode"]["untargeted"]["RRM"] == pytest.approx(100 * (1 - 27.5 / 40))
