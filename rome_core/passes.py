@@ -116,7 +116,7 @@ class Passes:
         self.plan = plan
         self._skeleton = skeleton
         self._batch_norm = skeleton.spec.norm == "batch"
-        self._fits = MANY  # images a differentiated pass that memory has had room for
+        self._fits = MANY  # images a pass that memory has had room for
 
     @property
     def chunk(self) -> int | None:
@@ -243,23 +243,34 @@ class Passes:
         if n == 0:
             raise ValueError("a pass needs at least one image")
         layout, values = self._layout, self._values(state)
-        size = self.chunk if batch[0].device.type == "cpu" else None
-        if size is None or (training and self._batch_norm):
-            size = n
+        chunk = self.chunk if batch[0].device.type == "cpu" else None
+        whole = chunk is None or (training and self._batch_norm)
         compiled = self.plan.compiled and not self._batch_norm
         self._skeleton.train(training)
-        for start in range(0, n, size):
+        start = 0
+        while start < n:
+            size = n if training and whole else min(self._fits, n if whole else chunk or n)
             rows = [b[start : start + size].detach() for b in batch]
             count = len(rows[0])
-            if compiled and count < size:
-                # Compiled code has one shape. The images added here are independent of the others:
-                # they weigh nothing in a sum and their own results are cut off.
-                rows = [torch.cat([r, r.new_zeros(size - count, *r.shape[1:])]) for r in rows]
+            # Compiled code has one shape, so chunks are padded to a whole one, and whole batches,
+            # which shrink as attacked images leave, to a power of two.
+            shape = size if not whole or training else 1 << (count - 1).bit_length()
+            if compiled and count < shape:
+                # The images added here are independent of the others: they weigh nothing in a sum
+                # and their own results are cut off.
+                rows = [torch.cat([r, r.new_zeros(shape - count, *r.shape[1:])]) for r in rows]
             rows[0] = rows[0].contiguous(memory_format=layout)
-            if compiled:
-                made = self._compiled(kind, rows)(values, *rows)
-            else:
-                made = _pass(kind, self._skeleton)(values, *rows)
+            try:
+                if compiled:
+                    made = self._compiled(kind, rows)(values, *rows)
+                else:
+                    made = _pass(kind, self._skeleton)(values, *rows)
+            except RuntimeError as error:
+                if training or size == 1 or not _out_of_memory(error):
+                    raise
+                self._fits = max(1, count // 2)
+                continue
+            start += count
             yield (*made[:-1], made[-1][:count]) if training else tuple(m[:count] for m in made)
 
     def _compiled(self, kind: Kind, rows: list[Tensor]) -> Pass:
