@@ -77,7 +77,8 @@ class _Search:
         limit = 1.0 if self._published else INSIDE
         w = (2 * origin - 1).clamp(-limit, limit).atanh()
         mean, square = torch.zeros_like(w), torch.zeros_like(w)
-        before = torch.full_like(c[rows], torch.inf)
+        lowest = torch.full_like(c[rows], torch.inf)  # cost at the last look, and since
+        lately = lowest
         for step in range(settings.steps):
             if not len(rows):
                 break
@@ -92,19 +93,25 @@ class _Search:
             cost = distance + c[rows] * excess
             slope = (2 * change + c[rows].view(-1, 1, 1, 1) * gradient) * (1 - position**2) / 2
             w = _adam(w, slope, mean, square, step + 1, settings.learning_rate)
-            stay = torch.ones_like(hit)
+            stay, lately = torch.ones_like(hit), torch.minimum(lately, cost)
             if step % max(settings.steps // 10, 1) == 0:
-                if settings.stop == "image":
-                    stay = cost < before
-                elif cost.sum() > before.sum():
-                    break
-                before = cost
+                if settings.stop == "batch":
+                    if cost.sum() > lowest.sum():
+                        break
+                    lowest = cost
+                else:
+                    stay = lately < lowest
+                    lowest, lately = (
+                        torch.minimum(lowest, lately),
+                        torch.full_like(lowest, torch.inf),
+                    )
             if step == 0 and settings.stop == "image":
                 self._over[rows[hit]] = True
                 stay &= ~hit
             if not stay.all():
-                rows, origin, before, w = rows[stay], origin[stay], before[stay], w[stay]
+                rows, origin, w = rows[stay], origin[stay], w[stay]
                 mean, square = mean[stay], square[stay]
+                lowest, lately = lowest[stay], lately[stay]
         return enough
 
     def _hit(self, logits: Tensor, excess: Tensor, rows: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def step_onto(norm: str, points: Tensor, normals: Tensor, gaps: Tensor) -> Tenso
     pace = weight.sign() if norm == "linf" else weight
     room = torch.where(towards > 0, 1 - t, t)
     most, speed = weight * room, weight * pace
-    stopped = pace == 0
+    stopped = torch.zeros_like(w, dtype=torch.bool)
     while True:
         # Stopped values have gained the most they can, the others gain in proportion to the time.
         lacking = wanted - torch.where(stopped, most, 0).sum(dim=1)

@@ -32,9 +32,8 @@ PLACE_BITS = 24
 """A place is drawn as one of 2**24, then scaled to those there are: exact on every device."""
 
 ROUNDING = 1e-3
-"""The L2 attack's patterns are scaled to a length. A pattern and its opposite leave a shorter sum
-than this, and a spent budget a shorter rest (both of 1), by rounding alone: it must not be scaled
-up to a change that differs from one device to the next."""
+"""Of a length of one. What is shorter where a pattern meets its opposite, or left of a spent
+budget, is rounding: scaled up it would be a change of its own, another on every device."""
 
 
 @torch.no_grad()

@@ -242,7 +242,7 @@ class Evaluation:
             state.cascades.pop(key)
             held["parts"].append(done.faced.state_dict())
             held["images"] += len(block)
-            held["seconds"] += cascade.get("seconds", 0.0) + done.seconds
+            held["seconds"] += done.seconds
             share = (at.effort + at.weight * held["images"] / len(part.test)) / at.whole
             work.tick("attacking", at.before + held["images"], at.total, share=share)
 

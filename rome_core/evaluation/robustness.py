@@ -163,7 +163,8 @@ def face(
 
     An attack in stages keeps how far it is in `cascade`, and goes on from what that says.
     """
-    began = time.perf_counter()
+    cascade = {} if cascade is None else cascade
+    began = time.perf_counter() - cascade.get("seconds", 0.0)
     adapted = attacks.adapt(model, protocol.domain, test.mean, test.std)
     x, labels = adapted.to_input(test.pixels), test.labels
     rule = protocol.target_rule if mode == "targeted" else "untargeted"
@@ -172,6 +173,7 @@ def face(
     # An adversary need not touch an image that is misclassified already.
     everything = protocol.attacks_everything or not entry.modes
     at_stake = torch.ones_like(clean_correct) if everything else clean_correct
+    poll = _noting_time(poll, cascade, began)
     oracle, done = Oracle(adapted.model, len(x), device=x.device, poll=poll), Attacked.start(x)
     rows = at_stake.nonzero()[:, 0]
     if len(rows):
@@ -197,15 +199,28 @@ def _attack(
     goal: Goal,
     entry: Entry,
     draws: ImageDraws,
-    cascade: dict[str, Any] | None,
+    cascade: dict[str, Any],
 ) -> Attacked:
-    if isinstance(entry.settings, AutoAttackSettings) and cascade is not None:
-        began, before = time.perf_counter(), cascade.get("seconds", 0.0)
-        try:
-            return autoattack(oracle, x, goal, entry.settings, draws, held=cascade)
-        finally:
-            cascade["seconds"] = before + time.perf_counter() - began
+    if isinstance(entry.settings, AutoAttackSettings):
+        return autoattack(oracle, x, goal, entry.settings, draws, held=cascade)
     return attack(oracle, x, goal, entry.settings, draws)
+
+
+def _noting_time(poll: Poll, cascade: dict[str, Any], began: float) -> Poll:
+    """Before a new stage is under way, note the time that those before it took.
+
+    A stage that is interrupted is done again, and takes its time then.
+    """
+    stages = cascade.get("stages", 0)
+
+    def noting() -> None:
+        nonlocal stages
+        if cascade.get("stages", 0) > stages:
+            stages = cascade["stages"]
+            cascade["seconds"] = time.perf_counter() - began
+        poll()
+
+    return noting
 
 
 @torch.no_grad()
@@ -236,8 +251,3 @@ def _look(
         backwards=oracle.backwards.cpu(),
         queries=done.queries.cpu(),
     )
-
-
-def broken_by(faced: Iterable[Faced]) -> Tensor:
-    """Which images at least one of several measures of one protocol got wrong: (n,) bool."""
-    return ~torch.stack([one.correct for one in faced]).all(dim=0)

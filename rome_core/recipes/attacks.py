@@ -226,7 +226,9 @@ class SquareSettings(Settings):
     attack: Literal["square"] = "square"
     norm: NormName = "linf"
     epsilon: RadiusText = Field(default="8/255", description="Radius of the ball.")
-    queries: int = Field(default=5000, ge=1, le=1_000_000, description="Forward passes an image.")
+    queries: int = Field(
+        default=5000, ge=1, le=1_000_000, description="Forward passes an image and restart."
+    )
     restarts: int = Field(default=1, ge=1, le=1000)
     p_init: float = Field(default=0.8, gt=0, le=1, allow_inf_nan=False)
     loss: Literal["margin", "ce"] = "margin"

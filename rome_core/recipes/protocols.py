@@ -280,8 +280,12 @@ def _published() -> Protocol:
             Entry(
                 "spsa",
                 "SPSA, one step",
-                SpsaSettings(steps=1, early_stop=False),
+                SpsaSettings(steps=1, samples=256, early_stop=False),
                 access="query",
+                modes=("untargeted",),
+                inapplicable={
+                    "targeted": "the published code pulls images towards their own label here"
+                },
                 published="Spsa",
                 flaws=(
                     Flaw(
