@@ -138,7 +138,7 @@ def test_a_plan_can_be_written_down():
     assert plan(mode="eager", threads=3).as_dict() == {
         "compiled": False,
         "chunk_bytes": 3 * passes.CHUNK_BYTES,
-        "channels_last": True,
+        "channels_last": False,
         "threads": 3,
         "reason": "eager was asked for",
         "device": "cpu",
