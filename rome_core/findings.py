@@ -49,11 +49,11 @@ class Finding:
 class Evidence:
     """What is known of one protocol's numbers. Accuracies are fractions in [0, 1].
 
-    `probes` is what `rome_core.evaluation.probes` gives, None where they did not run.
-    `query_only` maps query attacks to the share of images that they break and no gradient attack of
-    the same ball does, of `threat` balls that had gradient attacks. `noisy` maps attacks to the
-    share of the images left right whose margin is below NOISE. `small_budget` names attacks whose
-    settings are weaker than the field's standard.
+    `worst` is under all attacks together, None where there were none. `probes` is what
+    `rome_core.evaluation.probes` gives, None where they did not run. `query_only` maps balls in
+    which attacks of both kinds ran to the share of images that query attacks break and no gradient
+    attack does. `noisy` maps measures to the share of images left right by a margin below NOISE.
+    `overridden` are paths of settings, `gradient_attacks` names.
     """
 
     domain: str
@@ -115,14 +115,14 @@ def _all(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _black_box(evidence: Evidence) -> Iterator[Finding]:
-    for attack, share in evidence.query_only.items():
+    for ball, share in evidence.query_only.items():
         if share > TOLERANCE:
             yield Finding(
                 "black_box_beats_white_box",
                 "critical",
                 "An attack without gradients breaks images that gradient attacks leave: gradients "
                 "are masked.",
-                {"attack": attack, "share_only_it_breaks": share},
+                {"ball": ball, "share_only_it_breaks": share},
                 "Believe the worst case only, and add autoattack and square with more queries.",
             )
 

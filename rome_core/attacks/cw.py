@@ -10,9 +10,10 @@ at 0 and 1, which is where the reference domain's clamp puts most, can't move, f
 there (the other form starts a millionth inside); distances are from x unclamped; kappa is not asked
 of what counts as found; and where nothing is found the outcome is x itself, unclamped.
 
-Every tenth of the steps it is seen whether the cost still falls. With `stop="image"` an image whose
-own does not leaves, until the next c. With `stop="batch"` the batch's summed cost decides for all,
-as in torchattacks: then an image's outcome depends on what else is in its batch.
+With `stop="image"` an image leaves, until the next c, when its cost has not been lower for a fifth
+of the steps. With `stop="batch"` all stop where, looked at every tenth of the steps, the summed
+cost of the batch has grown, as in torchattacks: then an image's outcome depends on what else is in
+its batch.
 """
 
 from __future__ import annotations
@@ -77,8 +78,7 @@ class _Search:
         limit = 1.0 if self._published else INSIDE
         w = (2 * origin - 1).clamp(-limit, limit).atanh()
         mean, square = torch.zeros_like(w), torch.zeros_like(w)
-        lowest = torch.full_like(c[rows], torch.inf)  # cost at the last look, and since
-        lately = lowest
+        lowest, fell_at = torch.full_like(c[rows], torch.inf), torch.zeros_like(rows)
         for step in range(settings.steps):
             if not len(rows):
                 break
@@ -93,25 +93,23 @@ class _Search:
             cost = distance + c[rows] * excess
             slope = (2 * change + c[rows].view(-1, 1, 1, 1) * gradient) * (1 - position**2) / 2
             w = _adam(w, slope, mean, square, step + 1, settings.learning_rate)
-            stay, lately = torch.ones_like(hit), torch.minimum(lately, cost)
-            if step % max(settings.steps // 10, 1) == 0:
-                if settings.stop == "batch":
+            if settings.stop == "batch":
+                stay = torch.ones_like(hit)
+                if step % max(settings.steps // 10, 1) == 0:
                     if cost.sum() > lowest.sum():
                         break
                     lowest = cost
-                else:
-                    stay = lately < lowest
-                    lowest, lately = (
-                        torch.minimum(lowest, lately),
-                        torch.full_like(lowest, torch.inf),
-                    )
+            else:
+                fell_at[cost < lowest] = step
+                lowest = torch.minimum(cost, lowest)
+                stay = step - fell_at < max(settings.steps // 5, 1)
             if step == 0 and settings.stop == "image":
                 self._over[rows[hit]] = True
                 stay &= ~hit
             if not stay.all():
                 rows, origin, w = rows[stay], origin[stay], w[stay]
                 mean, square = mean[stay], square[stay]
-                lowest, lately = lowest[stay], lately[stay]
+                lowest, fell_at = lowest[stay], fell_at[stay]
         return enough
 
     def _hit(self, logits: Tensor, excess: Tensor, rows: Tensor) -> Tensor:

@@ -36,12 +36,18 @@ class Goal:
         return guesses == self.targets[rows]
 
     def loss(self, name: str) -> Loss:
-        """One of LOSSES, increasing towards the goal."""
+        """One of LOSSES, increasing towards the goal.
+
+        Towards a target `dlr` is `dlr_targeted`: that of the target alone, made negative, would be
+        constant, and without a gradient, wherever the target is third.
+        """
         score = LOSSES[name]
 
         def climbed(logits: Tensor, rows: Tensor) -> Tensor:
             if self.targets is None:
                 return score(logits, self.labels[rows])
+            if score is dlr:
+                return dlr_targeted(logits, self.labels[rows], self.targets[rows])
             return -score(logits, self.targets[rows])
 
         return climbed
@@ -63,13 +69,7 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     -(z_y - max_{i != y} z_i) / (z_1st - z_3rd), the denominator the first and third largest logit.
     Raises CoreError with two classes: with the second in place of the third it is constant.
     """
-    if logits.shape[1] < 3:
-        raise CoreError(
-            "attack_unsuitable",
-            "The loss dlr means nothing with two classes.",
-            "Set it to margin.",
-            field="loss",
-        )
+    _need_classes(3, logits)
     ordered = logits.sort(dim=1, descending=True).values
     return margin(logits, labels) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
 
@@ -77,10 +77,9 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
 def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     """-(z_y - z_t) / (z_1st - (z_3rd + z_4th) / 2) (Croce and Hein 2020, eq. 7).
 
-    Raises ValueError with fewer than four classes, where it is not defined.
+    Raises CoreError with fewer than four classes, where it is not defined.
     """
-    if logits.shape[1] < 4:
-        raise ValueError("the targeted DLR loss needs at least four classes")
+    _need_classes(4, logits)
     ordered = logits.sort(dim=1, descending=True).values
     scale = ordered[:, 0] - 0.5 * (ordered[:, 2] + ordered[:, 3]) + 1e-12
     return (_own(logits, targets) - _own(logits, labels)) / scale
@@ -97,6 +96,17 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "dlr": dlr,
     "margin": margin,
 }
+
+
+def _need_classes(needed: int, logits: Tensor) -> None:
+    if logits.shape[1] < needed:
+        raise CoreError(
+            "attack_unsuitable",
+            f"The DLR loss means nothing with fewer than {needed} classes here, and there are "
+            f"{logits.shape[1]}.",
+            "Set it to margin.",
+            field="loss",
+        )
 
 
 def _own(logits: Tensor, labels: Tensor) -> Tensor:

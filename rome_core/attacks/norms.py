@@ -32,7 +32,10 @@ def steepest(norm: str, gradient: Tensor) -> Tensor:
     """The direction of length one, in the norm, in which the loss grows fastest."""
     if norm == "linf":
         return gradient.sign()
-    return gradient / length(gradient).clamp_min(TINY)
+    # Scaled first: the squares of a confident image's gradient may be too small for a number.
+    largest = gradient.abs().amax(dim=(1, 2, 3), keepdim=True)
+    scaled = gradient / largest.clamp_min(torch.finfo(gradient.dtype).tiny)
+    return scaled / length(scaled).clamp_min(TINY)
 
 
 def noise(

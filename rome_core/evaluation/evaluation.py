@@ -34,6 +34,7 @@ from rome_core.passes import Bound, Passes, Plan
 from rome_core.progress import Report
 from rome_core.provenance import circumstances
 from rome_core.randomness import generator
+from rome_core.recipes.attacks import Mode
 from rome_core.recipes.evaluate import EvaluateSpec, chosen, resolved
 from rome_core.recipes.protocols import Entry, Protocol
 
@@ -43,12 +44,16 @@ SAMPLES = 8
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One protocol's share of an evaluation: its test images, attacks and measures."""
+    """One protocol's share of an evaluation: its test images, attacks and measures.
+
+    `modes` are those asked for, also where no attack has them.
+    """
 
     protocol: Protocol
     entries: tuple[Entry, ...]
     measures: tuple[Measure, ...]
     test: TestSet
+    modes: tuple[Mode, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,7 +328,7 @@ def _part(
                 "Take another protocol, or modes: [untargeted].",
                 "modes",
             ) from error
-    return Part(protocol, tuple(entries), tuple(asked), test)
+    return Part(protocol, tuple(entries), tuple(asked), test, tuple(spec.modes))
 
 
 def _weight(part: Part, what: Measure) -> float:

@@ -29,8 +29,9 @@ CURVE_STEPS = 10
 LONGER = 4
 """Times as many steps, to see whether the attack had converged."""
 
-UNBOUNDED = PgdSettings(epsilon="1", step="1/16", steps=50, random_start=False)
-"""A ball that holds every image there is: no model can be right in all of it."""
+UNBOUNDED = PgdSettings(epsilon="10000", step="1/16", steps=50, random_start=False)
+"""A ball that holds every image in [0, 1], around normalised ones as well, whose values may lie far
+outside: no model can be right in all of it."""
 
 CLAMP_CHUNK = 500
 
@@ -62,7 +63,7 @@ def probe(
         "forward_difference": float((logits - again).abs().max()),
         "zero_gradients": looked.zero_gradients(),
         "clean": float((logits.argmax(dim=1) == labels).double().mean()),
-        "curve": [[text, looked.robust(_at(text))] for text in CURVE],
+        "curve": [[text, looked.robust(_at(text, CURVE_STEPS))] for text in CURVE],
         "unbounded": looked.robust(UNBOUNDED),
         "epsilon": epsilon,
         "steps": [
@@ -100,10 +101,11 @@ class _Looked:
         return Oracle(self._adapted.model, len(self._x), device=self._x.device, poll=self._poll)
 
 
-def _at(epsilon: str, steps: int = CURVE_STEPS) -> PgdSettings:
+def _at(epsilon: str, steps: int) -> PgdSettings:
     """PGD without a random start, its step a quarter of the ball."""
-    step = Fraction(epsilon) / 4
-    return PgdSettings(epsilon=epsilon, step=str(step), steps=steps, random_start=False)
+    step = str(Fraction(epsilon) / 4)
+    # Unchecked: a quarter of a number of many digits is a longer text than a user may give.
+    return PgdSettings.model_construct(epsilon=epsilon, step=step, steps=steps, random_start=False)
 
 
 def _epsilon(protocol: Protocol) -> str:

@@ -6,6 +6,7 @@ Owns aggregation. Must not attack, and must not write files.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from statistics import fmean, median
 from typing import Any
 
@@ -17,7 +18,7 @@ from rome_core.evaluation.evaluation import Evaluated, Measurement, Part
 from rome_core.evaluation.outcomes import Outcomes
 from rome_core.evaluation.statistics import Resamples
 from rome_core.findings import NOISE, Evidence, findings, trust
-from rome_core.recipes.attacks import MODES, Mode
+from rome_core.recipes.attacks import MODES, Mode, parse_fraction
 from rome_core.recipes.protocols import Entry
 from rome_core.recipes.report import (
     Costs,
@@ -90,6 +91,7 @@ class _Reporter:
         self._protocol = part.protocol
         self._labels = part.test.labels.cpu()
         self._resamples = Resamples(len(part.test), seed=seed)
+        self._balls: dict[tuple[str, Fraction], str] = {}
         self._of = {
             what.name: done.measurements[part.protocol.id, what.name] for what in part.measures
         }
@@ -126,7 +128,7 @@ class _Reporter:
 
     def _measures(self) -> Iterator[tuple[str, MeasureReport]]:
         """Every attack in every mode asked for; the inapplicable ones say why."""
-        asked = [m for m in MODES if any(w.mode == m for w in self._part.measures)]
+        asked = [mode for mode in MODES if mode in self._part.modes]
         for entry in self._part.entries:
             if entry.name == "clean":
                 continue
@@ -145,8 +147,8 @@ class _Reporter:
         hits = torch.stack([m.faced.hit for m in got])
         forwards = torch.cat([m.faced.forwards for m in got]).double().mean()
         backwards = torch.cat([m.faced.backwards for m in got]).double().mean()
-        queries = torch.cat([m.faced.queries for m in got])
         moved = broken.flatten()
+        queries = torch.cat([m.faced.queries for m in got])[moved]
         return MeasureReport(
             attack=entry.name,
             mode=mode,
@@ -179,11 +181,18 @@ class _Reporter:
         balls: dict[str, list[Tensor]] = {}
         start = [_correct(self._of["clean"])] if "clean" in self._of else []
         for what in over:
-            ball = self._protocol.entry(what.attack).threat or "unbounded"
+            ball = self._ball(self._protocol.entry(what.attack)) or "unbounded"
             balls.setdefault(ball, list(start)).append(_correct(self._of[what.name]))
         worst = {ball: self._share(torch.stack(own).all(dim=0)) for ball, own in balls.items()}
         every = torch.stack([c for own in balls.values() for c in own]).all(dim=0)
         return {**worst, "all": self._share(every)}, [what.name for what in over]
+
+    def _ball(self, entry: Entry) -> str | None:
+        """The ball an attack stays in, in the words of the first attack of it: 0.5 is 1/2."""
+        if entry.threat is None:
+            return None
+        norm, radius = entry.threat.split()
+        return self._balls.setdefault((norm, parse_fraction(radius)), entry.threat)
 
     def _metrics(self, mode: Mode) -> Metrics | None:
         """From counted costs; needs the clean accuracy to compare with."""
@@ -215,13 +224,17 @@ class _Reporter:
             got = self._of[what.name]
             clean = torch.cat([m.faced.clean_correct for m in got])
             correct = torch.cat([m.faced.correct for m in got])
+            forwards = torch.cat([m.faced.forwards for m in got])
             queries = torch.cat([m.faced.queries for m in got])
-            most = int(torch.cat([m.faced.forwards for m in got]).max())
+            # One that is wrong without having reached the goal, as another class than the target,
+            # was so at the end; when it became so, nobody looked.
+            lost = torch.where(queries > 0, queries, forwards)
+            most = int(forwards.max())
             points = [0, *(q for q in QUERY_POINTS if q < most), most]
             yield (
                 what.name,
                 [
-                    (q, float((clean & (correct | (queries > q))).double().mean()))
+                    (q, float((clean & (correct | (lost > q))).double().mean()))
                     for q in dict.fromkeys(points)
                 ],
             )
@@ -237,8 +250,9 @@ class _Reporter:
             right = _correct(got)
             margins = torch.stack([m.faced.margin for m in got])
             noisy[what.name] = float((right & (margins < NOISE)).double().mean())
-            if what.mode == "untargeted" and entry.threat is not None:
-                kinds = by_ball.setdefault(entry.threat, {})
+            ball = self._ball(entry)
+            if what.mode == "untargeted" and ball is not None:
+                kinds = by_ball.setdefault(ball, {})
                 kinds.setdefault(entry.access, []).append(right)
         query_only = {}
         for ball, kinds in by_ball.items():
@@ -246,7 +260,7 @@ class _Reporter:
                 left = torch.stack(kinds["white-box"]).all(dim=0)
                 missed = left & ~torch.stack(kinds["query"]).all(dim=0)
                 query_only[ball] = float(missed.double().mean())
-        names = [w.attack for w in self._part.measures if w.mode == "untargeted"]
+        names = dict.fromkeys(w.attack for w in self._part.measures if w.mode is not None)
         gradient = [n for n in names if self._protocol.entry(n).access == "white-box"]
         worst, _ = self._worst()
         clean = self._of.get("clean")

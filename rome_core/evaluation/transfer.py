@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -50,18 +51,21 @@ class Crafted:
             return None
         path = self._path(key)
         try:
-            images = safetensors.torch.load_file(path)["images"]
+            with safetensors.safe_open(path, "pt") as file:
+                images: Tensor = file.get_tensor("images")
+                digest = (file.metadata() or {}).get("sha256")
             path.touch()
-        except (OSError, KeyError, SafetensorError):
+        except (OSError, SafetensorError):
             return None
-        return images
+        return images if digest == _digest(images) else None
 
     def put(self, key: Mapping[str, Any], images: Tensor) -> None:
         """Keep them; a full disk keeps nothing and hurts nobody."""
         if self._folder is None:
             return
+        images = images.cpu().contiguous()
         try:
-            content = safetensors.torch.save({"images": images.cpu().contiguous()})
+            content = safetensors.torch.save({"images": images}, {"sha256": _digest(images)})
             write_atomically(self._path(key), content)
             self._sweep()
         except OSError:
@@ -89,6 +93,10 @@ class Crafted:
             total -= size
 
 
+def _digest(images: Tensor) -> str:
+    return hashlib.sha256(images.numpy().tobytes()).hexdigest()
+
+
 @dataclass(frozen=True, eq=False)
 class Transferred:
     """Who was right on what: `correct` by (measure name, source, target), each (n,) bool.
@@ -110,7 +118,10 @@ class Transferred:
 
 
 class Transfer:
-    """The work of one `kind: transfer` spec. `protocol` is the one that crafts."""
+    """The work of one `kind: transfer` spec. `protocol` is the one that crafts.
+
+    Raises CoreError where nothing would be crafted, or targets would be no class.
+    """
 
     def __init__(
         self,
@@ -132,6 +143,7 @@ class Transfer:
         self._measures = tuple(measures(protocol, entries, modes))
         self._seed, self._data, self._plan = seed, data, plan
         self._cache, self._device = cache, device
+        _check_measures(self._measures)
         if any(what.mode == "targeted" for what in self._measures):
             attacks.targets(protocol.target_rule, test.labels[:1], test.classes)
 
@@ -203,7 +215,9 @@ class Transfer:
             "statistics": [list(block.mean), list(block.std)],
             "images": hashlib.sha256(block.numbers.cpu().numpy().tobytes()).hexdigest(),
         }
-        found = self._cache.get(key)
+        # Without a digest of its weights nothing tells a model from another.
+        cache = Crafted(None) if source.digest is None else self._cache
+        found = cache.get(key)
         if found is not None and found.shape == block.pixels.shape:
             count["reused"] += 1
             return found.to(block.pixels)
@@ -217,7 +231,7 @@ class Transfer:
             poll=poll,
         ).images
         count["crafted"] += 1
-        self._cache.put(key, made)
+        cache.put(key, made)
         return made
 
     @torch.no_grad()
@@ -284,8 +298,7 @@ class Transfer:
         return Passes(subject.network, self._plan).bind(subject.network.state_dict())
 
 
-def check_measures(measures: Sequence[Measure]) -> None:
-    """Raises CoreError where nothing would be crafted."""
+def _check_measures(measures: Sequence[Measure]) -> None:
     if not any(what.mode for what in measures):
         raise CoreError(
             "nothing_to_transfer",

@@ -46,6 +46,8 @@ def draws(n: int = N, seed: int = 0) -> ImageDraws:
 
 def plain_loss(name: str, logits: Tensor, label: int, target: int | None) -> Tensor:
     """One image's loss, climbed, from its logits (classes,) alone."""
+    if name == "dlr" and target is not None:
+        name = "dlr-targeted"
     ordered = logits.sort(descending=True).values
     toward = label if target is None or name == "dlr-targeted" else target
     others = torch.cat([logits[:toward], logits[toward + 1 :]]).max()

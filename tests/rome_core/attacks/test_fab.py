@@ -245,9 +245,26 @@ def test_a_linear_boundary_is_crossed_where_it_is_nearest(norm: str, multi: bool
     torch.testing.assert_close(made.images, x + step.view_as(x), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("norm", "radius"), [("linf", "1/20"), ("l2", "1/5")])
+def test_the_nearest_class_is_nearest_in_the_norm(norm: str, radius: str):
+    """A class that one value decides is far under Linf, one that all decide a little under L2."""
+    x = pixels(1) * 0.4 + 0.3
+    one, every = torch.zeros(192).double(), torch.full((192,), 0.1).double()
+    one[7] = 1
+
+    def model(t: Tensor) -> Tensor:
+        move = (t - x).flatten(1)
+        return torch.stack([torch.zeros_like(move[:, 0]), move @ one - 0.15, move @ every - 0.4], 1)
+
+    chosen = FabSettings(norm=norm, epsilon=radius, steps=1, multi_target=False)
+    made = fab(Oracle(model, 1), x, Goal(torch.zeros(1).long()), chosen, draws(1))
+    assert made.reached.tolist() == [True]
+    assert int(model(made.images).argmax()) == {"linf": 2, "l2": 1}[norm]
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_steps_come_as_near_as_the_plane(norm: str):
-    """With eta 1 and no return inside, a linear boundary is met at its distance."""
+    """A linear boundary is crossed just beyond its distance, though walls are in the way."""
     weight = torch.randn(192, generator=generator(6), dtype=torch.float64)
     x = pixels(1)  # some values meet a wall
     goal, rows = Goal(torch.zeros(1).long()), torch.zeros(1).long()

@@ -1,164 +1,388 @@
-"""Measurements: right numbers, under the name of their domain, never mixed."""
+"""One attack on one model: what is said of every image, against looking at each by itself."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from rome_core.evaluation import robustness
 from rome_core.evaluation.robustness import (
+    Block,
+    Faced,
     Measure,
-    Measurement,
     TestSet,
-    measure,
+    block_size,
+    face,
     measures,
-    worst_case,
 )
-from rome_core.networks import ConvNet, build
-from rome_core.randomness import generator
-from rome_core.recipes.evaluate import Budgets, EvaluateSpec
+from rome_core.recipes.attacks import MODES, Mode
+from rome_core.recipes.protocols import PROTOCOLS, Protocol, crafting, overridden
+from tests.rome_core.evaluation.conftest import PLAN, bound, some, trained
 
-MEAN, STD = (0.45,), (0.2,)
-
-
-def drawn(n: int = 40) -> TestSet:
-    draws = torch.Generator().manual_seed(2)
-    return TestSet(torch.rand(n, 1, 8, 8, generator=draws), torch.arange(n) % 12, 12, MEAN, STD)
+QUICK, PIXEL, PUBLISHED = (PROTOCOLS[name] for name in ("quick@1", "pixel@1", "rome-2025@1"))
+FEW: dict[str, Any] = {"steps": 3, "queries": 10, "samples": 4, "binary_search_steps": 2}
 
 
-def network() -> ConvNet:
-    return build(
-        "convnet-d1-w8", channels=1, size=8, classes=12, generator=generator(1, "network")
-    ).eval()
+def short(protocol: Protocol, **changes: dict[str, Any]) -> Protocol:
+    """The protocol with few steps, and what else is asked."""
+    few = {
+        entry.name: {
+            name: min(value, getattr(entry.settings, name))
+            for name, value in FEW.items()
+            if name in type(entry.settings).model_fields
+        }
+        for entry in protocol.entries
+    }
+    for name, own in changes.items():
+        few[name.replace("_", "-")] |= own
+    return overridden(protocol, few)
 
 
-def labelled_by(net: ConvNet, data: TestSet) -> TestSet:
-    """The same images with the network's own answers, so that clean accuracy is one."""
-    with torch.no_grad():
-        answers = net((data.pixels - MEAN[0]) / STD[0]).argmax(dim=1)
-    return TestSet(data.pixels, answers, data.classes, data.mean, data.std)
+def faced(
+    protocol: Protocol,
+    attack: str,
+    mode: Mode | None,
+    *,
+    model: Callable[[Tensor], Tensor] | None = None,
+    test: TestSet | None = None,
+    **more: Any,
+) -> Block:
+    return face(
+        bound(trained()) if model is None else model,
+        some() if test is None else test,
+        protocol,
+        protocol.entry(attack),
+        mode,
+        **{"seed": 5, **more},
+    )
 
 
-def accuracy(what: Measure, data: TestSet, net: ConvNet, **budget: object) -> float:
-    budgets = Budgets()
-    own = budgets.reference if what.domain == "reference" else budgets.pixel
-    return measure(net, data, what, own.model_copy(update=budget), seed=3).accuracy
+def normalised(test: TestSet) -> Tensor:
+    mean, std = torch.tensor(test.mean), torch.tensor(test.std)
+    return ((test.pixels - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)).float()
+
+
+def every(protocol: Protocol) -> list[tuple[str, Mode | None]]:
+    return [(what.attack, what.mode) for what in measures(protocol, protocol.entries, MODES)]
 
 
 def test_clean_and_clamp_are_what_they_say() -> None:
-    net = network()
-    data = labelled_by(net, drawn())
-    assert accuracy(Measure("clean"), data, net) == 1
-    assert accuracy(Measure("clamp", "pixel"), data, net) == 1  # pixels lie in [0,1] already
-    with torch.no_grad():
-        clamped = net(((data.pixels - MEAN[0]) / STD[0]).clamp(0, 1)).argmax(dim=1)
-    expected = float((clamped == data.labels).double().mean())
-    assert accuracy(Measure("clamp", "reference"), data, net) == expected
-    assert expected < 1
+    net, test = trained(), some(100)
+    x = normalised(test)
+    for attack, images in (("clean", x), ("clamp", x.clamp(0, 1))):
+        done = faced(PUBLISHED, attack, None, test=test)
+        guesses = net(images).argmax(dim=1)
+        assert torch.equal(done.faced.prediction, guesses)
+        assert torch.equal(done.faced.correct, guesses == test.labels)
+        assert torch.equal(done.faced.clean_correct, net(x).argmax(dim=1) == test.labels)
+        torch.testing.assert_close(done.images, images, rtol=0, atol=1e-6)
+        torch.testing.assert_close(done.faced.linf, (images - x).abs().amax(dim=(1, 2, 3)))
+    clean, clamp = (faced(PUBLISHED, name, None, test=test).faced for name in ("clean", "clamp"))
+    assert clean.accuracy > clamp.accuracy  # the flaw of the published protocol
+    assert (clean.linf == 0).all()
 
 
-@pytest.mark.parametrize("domain", ["reference", "pixel"])
+def naive_fgsm(net: nn.Module, x: Tensor, y: Tensor, mode: Mode, spread: Tensor) -> Tensor:
+    """One image at a time; `spread` says what a step of one is in normalised units."""
+    made = []
+    for image, label in zip(x, y, strict=True):
+        leaf = image[None].clone().requires_grad_()
+        aim = (label + 1) % 10 if mode == "targeted" else label
+        (gradient,) = torch.autograd.grad(F.cross_entropy(net(leaf), aim[None]), leaf)
+        sign = -1 if mode == "targeted" else 1
+        made.append(image + sign * 8 / 255 / spread * gradient[0].sign())
+    return torch.stack(made)
+
+
+@pytest.mark.parametrize("mode", ["targeted", "untargeted"])
+@pytest.mark.parametrize("name", ["quick@1", "rome-2025@1"])
+def test_every_column_is_what_looking_at_each_image_says(name: str, mode: Mode) -> None:
+    net, test, protocol = trained(), some(60), PROTOCOLS[name]
+    x, pixel = normalised(test), protocol.name != "rome-2025"
+    mean, std = torch.tensor(test.mean).float(), torch.tensor(test.std).float()
+    moved = naive_fgsm(net, x, test.labels, mode, std if pixel else torch.ones(1))
+    clean = net(x).argmax(dim=1) == test.labels
+    before = test.pixels if pixel else x
+    after = (moved * std + mean if pixel else moved).clamp(0, 1)
+    if pixel:  # what is wrong already is left alone
+        after = torch.where(clean.view(-1, 1, 1, 1), after, before)
+    logits = net((after - mean) / std if pixel else after)
+    guesses, targets = logits.argmax(dim=1), (test.labels + 1) % 10
+    if mode == "untargeted":
+        targets = torch.full_like(targets, -1)
+
+    done = faced(protocol, "fgsm", mode, test=test)
+    seen = done.faced
+    torch.testing.assert_close(done.images, after.float(), rtol=0, atol=1e-5)
+    assert torch.equal(seen.prediction, guesses)
+    assert torch.equal(seen.target, targets)
+    assert torch.equal(seen.clean_correct, clean)
+    assert torch.equal(seen.correct, guesses == test.labels)
+    assert torch.equal(seen.hit, guesses == targets)
+    own = logits.gather(1, test.labels[:, None])[:, 0]
+    others = logits.scatter(1, test.labels[:, None], -torch.inf).amax(dim=1)
+    torch.testing.assert_close(seen.margin, own - others, rtol=1e-3, atol=1e-4)
+    change = (after - before).float().flatten(1)
+    torch.testing.assert_close(seen.linf, change.abs().amax(dim=1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(seen.l2, change.norm(dim=1), rtol=0, atol=1e-4)
+    asked = clean if pixel else torch.ones_like(clean)
+    assert torch.equal(seen.forwards, 2 * asked)  # the last look is nobody's cost
+    assert torch.equal(seen.backwards, 1 * asked)
+    reached = (guesses == targets if mode == "targeted" else guesses != test.labels) & asked
+    assert torch.equal(seen.queries, torch.where(reached, 2, -1))
+
+
+def wrongly_labelled(test: TestSet, net: nn.Module) -> TestSet:
+    """Every other image is taken for another class than it is called."""
+    guesses = net(normalised(test)).argmax(dim=1)
+    return replace(test, labels=(guesses + torch.arange(len(test)) % 2) % 10)
+
+
+@pytest.mark.parametrize("attack", [entry.name for entry in QUICK.entries if entry.modes])
+def test_what_is_wrong_already_is_left_alone_unless_everything_is_attacked(attack: str) -> None:
+    test = wrongly_labelled(some(12), trained())
+    protocol = short(QUICK)
+    seen = faced(protocol, attack, "untargeted", test=test).faced
+    assert torch.equal(seen.clean_correct, torch.arange(12) % 2 == 0)
+    alone = ~seen.clean_correct
+    assert (seen.forwards[alone] + seen.backwards[alone] == 0).all()
+    assert (seen.linf[alone] == 0).all()
+    assert (seen.queries[alone] == -1).all()
+    assert not seen.correct[alone].any()
+    assert (seen.forwards[~alone] > 0).all()
+    every = faced(replace(protocol, attacks_everything=True), attack, "untargeted", test=test).faced
+    assert (every.forwards > 0).all()
+    for name in ("prediction", "forwards", "backwards", "queries"):
+        one, other = (getattr(one, name)[~alone] for one in (seen, every))
+        assert torch.equal(one, other), name
+
+
+def test_nobody_at_stake_costs_nothing() -> None:
+    test = some(5)
+    guesses = trained()(normalised(test)).argmax(dim=1)
+    seen = faced(QUICK, "pgd", "untargeted", test=replace(test, labels=(guesses + 1) % 10)).faced
+    assert seen.accuracy == 0
+    assert int(seen.forwards.sum() + seen.backwards.sum()) == 0
+
+
+def test_an_image_that_is_not_broken_may_be_kept_as_it_was() -> None:
+    """Square's and AutoAttack's published form: no clamp for what they fail on."""
+    test = some(30)
+    assert PUBLISHED.entry("square").keeps_original
+    protocol = short(PUBLISHED, square={"epsilon": "1/2", "queries": 30})
+    kept = faced(protocol, "square", "untargeted", test=test)
+    broken = kept.faced.queries > 0
+    assert 0 < int(broken.sum()) < len(test)
+    x = normalised(test)
+    torch.testing.assert_close(kept.images[~broken], x[~broken], rtol=0, atol=1e-6)
+    assert (kept.faced.linf[~broken] == 0).all()
+    assert kept.images[broken].amin() >= 0
+    assert kept.images[broken].amax() <= 1
+    entry = replace(protocol.entry("square"), keeps_original=False)
+    lost = face(bound(trained()), test, protocol, entry, "untargeted", seed=5)
+    assert lost.images.amin() >= 0
+    assert torch.equal(lost.images[broken], kept.images[broken])
+
+
+@pytest.mark.parametrize(
+    ("protocol", "attack", "mode"),
+    [
+        (protocol, attack, mode)
+        for protocol in (short(PIXEL), short(PUBLISHED))
+        for attack, mode in every(protocol)
+        # It stops a batch as one, which is why it has the published batch.
+        if (protocol.name, attack) != ("rome-2025", "cw")
+    ],
+    ids=lambda part: getattr(part, "name", str(part)),
+)
+def test_the_batch_changes_nothing(protocol: Protocol, attack: str, mode: Mode | None) -> None:
+    test = some(7)
+    whole = faced(protocol, attack, mode, test=test).faced
+    parts = [faced(protocol, attack, mode, test=test.part(rows)).faced for rows in test.blocks(4)]
+    joined = Faced.joined([part.state_dict() for part in parts])
+    backwards = replace(
+        test,
+        pixels=test.pixels.flip(0),
+        labels=test.labels.flip(0),
+        numbers=test.numbers.flip(0),
+    )
+    turned = faced(protocol, attack, mode, test=backwards).faced
+    for name, column in whole.state_dict().items():
+        for other in (joined.state_dict()[name], turned.state_dict()[name].flip(0)):
+            if column.is_floating_point():
+                torch.testing.assert_close(other, column, rtol=1e-3, atol=1e-4)
+            else:
+                assert torch.equal(other, column), name
+
+
+def test_only_the_attack_that_looks_at_its_batch_has_the_published_one() -> None:
+    for protocol in (QUICK, PIXEL, PUBLISHED):
+        for entry in protocol.entries:
+            published = (protocol, entry.name) == (PUBLISHED, "cw")
+            assert block_size(entry, "cpu") == (256 if published else 250)
+            assert block_size(entry, "cuda:1") == (256 if published else 2500)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 5 * 8 * 8 * 8 * 4])
+def test_chunks_change_nothing(chunk_bytes: int) -> None:
+    """One image a pass, and a power of two with a partial last chunk."""
+    net, protocol = trained(), short(QUICK)
+    chunked = bound(net, replace(PLAN, chunk_bytes=chunk_bytes))
+    for attack in ("clean", "pgd", "square", "autoattack", "deepfool"):
+        mode: Mode | None = None if attack == "clean" else "untargeted"
+        one, other = (
+            faced(protocol, attack, mode, model=model, test=some(11)).faced
+            for model in (bound(net), chunked)
+        )
+        for name, column in one.state_dict().items():
+            if column.is_floating_point():
+                torch.testing.assert_close(other.state_dict()[name], column, rtol=1e-3, atol=1e-4)
+            else:
+                assert torch.equal(other.state_dict()[name], column), (attack, name)
+
+
+def test_every_model_faces_the_same_draws_and_every_seed_others() -> None:
+    """A constant model breaks nothing, so that the images show the draws alone."""
+
+    def constant(x: Tensor) -> Tensor:
+        return (
+            F.one_hot(torch.zeros(len(x), dtype=torch.int64), 10)
+            + 0 * x.sum(dim=(1, 2, 3))[:, None]
+        )
+
+    def twice(x: Tensor) -> Tensor:
+        return 2 * constant(x)
+
+    test = replace(some(6), labels=torch.zeros(6, dtype=torch.int64))
+    starts = [
+        faced(QUICK, "pgd", "untargeted", model=model, test=test, seed=seed).images
+        for model, seed in ((constant, 5), (twice, 5), (constant, 6))
+    ]
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+    assert not torch.equal(starts[0], test.pixels)
+    targeted = faced(QUICK, "pgd", "targeted", model=constant, test=test).images
+    assert not torch.equal(targeted, starts[0])
+
+
+@pytest.mark.parametrize("name", ["quick@1", "rome-2025@1"])
 @pytest.mark.parametrize("attack", ["fgsm", "pgd"])
 @pytest.mark.parametrize("mode", ["targeted", "untargeted"])
-def test_an_attack_of_no_strength_is_the_clamp(domain: str, attack: str, mode: str) -> None:
-    net = network()
-    data = labelled_by(net, drawn())
-    clamp = accuracy(Measure("clamp", domain), data, net)
-    tiny = accuracy(Measure(attack, domain, mode), data, net, epsilon="1/1000000", step="1/1000000")
-    assert tiny == clamp
+def test_an_attack_of_no_strength_is_the_clamp(name: str, attack: str, mode: Mode) -> None:
+    none = {"epsilon": "0"} if attack == "fgsm" else {"epsilon": "0", "step": "0"}
+    protocol, test = overridden(PROTOCOLS[name], {attack: none}), some(60)
+    seen = faced(protocol, attack, mode, test=test).faced
+    what = "clamp" if "clamp" in protocol.names() else "clean"  # pixels lie in [0, 1] already
+    assert torch.equal(seen.correct, faced(protocol, what, None, test=test).faced.correct)
 
 
-@pytest.mark.parametrize("domain", ["reference", "pixel"])
-def test_stronger_attacks_do_more_harm(domain: str) -> None:
-    net = network()
-    data = labelled_by(net, drawn())
-    clamp = accuracy(Measure("clamp", domain), data, net)
-    fgsm = accuracy(Measure("fgsm", domain, "untargeted"), data, net)
-    pgd = accuracy(Measure("pgd", domain, "untargeted"), data, net)
-    targeted = accuracy(Measure("pgd", domain, "targeted"), data, net)
-    assert pgd <= fgsm <= clamp
-    assert pgd <= targeted <= clamp
-    assert pgd < clamp
+def test_stronger_attacks_do_more_harm() -> None:
+    test, wide = some(100), {"epsilon": "16/255"}
+    for protocol in (QUICK, PUBLISHED):
+        strong = overridden(protocol, {"fgsm": wide, "pgd": wide | {"step": "4/255"}})
+        clean, targeted, fgsm, pgd = (
+            faced(strong, attack, mode, test=test).faced.accuracy
+            for attack, mode in (
+                ("clean", None),
+                ("pgd", "targeted"),
+                ("fgsm", "untargeted"),
+                ("pgd", "untargeted"),
+            )
+        )
+        assert pgd <= fgsm < clean
+        assert pgd < targeted <= clean
 
 
 def test_the_same_epsilon_harms_more_in_pixels() -> None:
-    """A step of 8/255 in normalised units is a fifth of that in pixels (std 0.2)."""
-    net = network()
-    data = drawn(400)
-    # Normalised into the inside of [0, 1], so that the reference clamp alone does no harm.
-    data = replace(data, pixels=MEAN[0] + STD[0] * (0.1 + 0.8 * data.pixels))
-    data = labelled_by(net, data)
-    assert accuracy(Measure("clamp", "reference"), data, net) == 1
+    """A step of 8/255 in normalised units is a third of that in pixels (std 0.37)."""
+    test = some(200)
     seen = {
-        domain: accuracy(Measure("fgsm", domain, "untargeted"), data, net, epsilon="4/255")
-        for domain in ("reference", "pixel")
+        protocol.name: faced(protocol, "fgsm", "untargeted", test=test).faced.accuracy
+        for protocol in (QUICK, PUBLISHED)
     }
-    assert seen["pixel"] < seen["reference"] < 1
+    assert seen["quick"] < seen["rome-2025"]
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    net, data = network(), drawn()
-    what = Measure("pgd", "pixel", "untargeted")
-    whole = measure(net, data, what, Budgets().pixel, seed=3).correct
-    ticks: list[int] = []
-    monkeypatch.setattr("rome_core.evaluation.robustness.CHUNK", 7)
-    chunked = measure(net, data, what, Budgets().pixel, seed=3, tick=ticks.append).correct
-    assert torch.equal(whole, chunked)
-    assert ticks == [7, 7, 7, 7, 7, 5]
+def test_crafting_attacks_all_images_with_all_steps() -> None:
+    test = wrongly_labelled(some(12), trained())
+    protocol = crafting(QUICK)
+    seen = faced(protocol, "pgd", "untargeted", test=test).faced
+    assert (seen.forwards == 11).all()
+    assert (seen.backwards == 10).all()
 
 
-def test_names_begin_with_the_domain() -> None:
-    spec = EvaluateSpec(artifact="a")
-    names = [what.name for what in measures(spec)]
-    assert names == [
-        "clean",
-        *(
-            f"{domain}/{rest}"
-            for domain in ("reference", "pixel")
-            for rest in (
-                "clamp",
-                "fgsm/targeted",
-                "fgsm/untargeted",
-                "pgd/targeted",
-                "pgd/untargeted",
-            )
-        ),
-    ]
-    few = EvaluateSpec(artifact="a", attacks=["pgd"], domains=["pixel"], modes=["untargeted"])
-    assert [what.name for what in measures(few)] == ["pixel/pgd/untargeted"]
+def test_measures_are_in_the_protocols_order_without_what_means_nothing() -> None:
+    entries = [PUBLISHED.entry(name) for name in ("clean", "clamp", "pgd", "deepfool")]
+    names = [what.name for what in measures(PUBLISHED, entries, ["untargeted", "targeted"])]
+    assert names == ["clean", "clamp", "pgd/untargeted", "pgd/targeted", "deepfool/untargeted"]
+    few = measures(PUBLISHED, entries, ["targeted"])
+    assert [what.name for what in few] == ["clean", "clamp", "pgd/targeted"]
+    assert few[0] == Measure("rome-2025@1", "clean", None)
 
 
-def test_gradients_are_counted() -> None:
-    budget = Budgets().pixel
-    counts = {what.name: what.gradients(budget) for what in measures(EvaluateSpec(artifact="a"))}
-    assert counts["clean"] == counts["pixel/clamp"] == 0
-    assert counts["pixel/fgsm/targeted"] == 1
-    assert counts["pixel/pgd/untargeted"] == 10
+class Interrupted(Exception):
+    """What a poll raises to end an attack."""
 
 
-def result(what: Measure, *correct: int) -> Measurement:
-    return Measurement(what, torch.tensor(correct, dtype=torch.bool))
+def test_an_attack_is_interrupted_between_two_passes() -> None:
+    asked = 0
+
+    def poll() -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        faced(short(QUICK), "pgd", "untargeted", poll=poll)
+    assert asked == 4
 
 
-def test_the_worst_case_is_per_image() -> None:
-    worst = worst_case(
-        [
-            result(Measure("clean"), 1, 1, 1, 0),
-            result(Measure("fgsm", "pixel", "targeted"), 1, 0, 1, 1),
-            result(Measure("pgd", "pixel", "targeted"), 0, 1, 1, 1),
-        ]
-    )
-    assert worst.correct.tolist() == [False, False, True, False]
-    assert worst.measure == Measure("worst", "pixel")
+class Clock:
+    """A second passes with every forward or backward pass, and otherwise none."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.stop_at = 0.0, float("inf")
+        monkeypatch.setattr(robustness.time, "perf_counter", lambda: self.now)
+
+    def __call__(self) -> None:
+        if self.now >= self.stop_at:
+            raise Interrupted
+        self.now += 1
 
 
-def test_domains_are_never_mixed() -> None:
-    mixed = [
-        result(Measure("fgsm", "pixel", "targeted"), 1),
-        result(Measure("fgsm", "reference", "targeted"), 1),
-    ]
-    with pytest.raises(ValueError, match="exactly one attack domain"):
-        worst_case(mixed)
-    with pytest.raises(ValueError, match="exactly one attack domain"):
-        worst_case([result(Measure("clean"), 1)])
+def test_a_block_says_how_long_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    assert faced(short(QUICK), "pgd", "untargeted", poll=clock).seconds == clock.now > 1
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 4, 5, 6, 11, 30, 50, 60])
+def test_a_cascade_goes_on_after_its_last_whole_stage(
+    stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same images, same counts; and time is counted once: of stages kept, not of those repeated."""
+    clock, protocol = Clock(monkeypatch), short(QUICK)
+    whole = faced(protocol, "autoattack", "untargeted", poll=clock, cascade={})
+    assert whole.seconds == clock.now > 60
+    clock.now, clock.stop_at, held = 0, stop_at, dict[str, Any]()
+    with pytest.raises(Interrupted):
+        faced(protocol, "autoattack", "untargeted", poll=clock, cascade=held)
+    clock.stop_at = float("inf")
+    resumed = faced(protocol, "autoattack", "untargeted", poll=clock, cascade=held)
+    assert torch.equal(resumed.images, whole.images)
+    for name, column in whole.faced.state_dict().items():
+        assert torch.equal(resumed.faced.state_dict()[name], column), name
+    assert resumed.seconds == whole.seconds
+
+
+def test_blocks_cover_the_images_once() -> None:
+    test = some(10)
+    blocks = list(test.blocks(4))
+    assert [len(test.part(rows)) for rows in blocks] == [4, 4, 2]
+    assert torch.equal(torch.cat([test.part(rows).numbers for rows in blocks]), test.numbers)

@@ -24,7 +24,7 @@ from rome_core.recipes.protocols import PROTOCOLS, Protocol, crafting, find, ove
 PIXEL, QUICK, PUBLISHED = (PROTOCOLS[name] for name in ("pixel@1", "quick@1", "rome-2025@1"))
 
 DIGESTS = {
-    "rome-2025@1": "4023d94a8f4dccfd38b83110bd68244779d55bf5cbbe3dbb42a55f8d5a3e9456",
+    "rome-2025@1": "0a00b275a450a15ed4e6decf9db7a1de6096c9e93bd4a907890296fe20e6e911",
     "pixel@1": "82bcaeb0a763e26cac98120e5e9c54c3a219180acc0e791fe17cc86a2f66fe60",
     "quick@1": "c7455086e5ef1193d06091ed7216f3a10891f1760ca5d44daa3bd65fd34a7da2",
 }
@@ -118,10 +118,10 @@ PUBLISHED_ATTACKS: dict[str, tuple[str, dict[str, Any], bool]] = {
             "delta": 0.01,
             "learning_rate": 0.01,
             "steps": 1,
-            "samples": 128,
+            "samples": 256,  # 128 pairs
             "early_stop": False,
         },
-        True,
+        False,
     ),
 }
 
