@@ -15,7 +15,7 @@ from fastapi_offline import FastAPIOffline
 from sqlalchemy import Engine
 from starlette.responses import RedirectResponse
 
-from api import catalogues, content, health, jobs, openapi, parameters, problems, stream
+from api import catalogues, content, health, jobs, openapi, parameters, problems, stream, uploads
 from api.edge import Edge
 from api.middleware import AllowedHosts, BodyLimit, RequestId
 from api.polling import Poller, Source
@@ -62,12 +62,16 @@ def create_app(
     )
     problems.install(app)
     openapi.install(app)
-    for module in (jobs, stream, content, catalogues, health):
+    for module in (jobs, stream, uploads, content, catalogues, health):
         app.include_router(module.router, dependencies=[Depends(parameters.check_known)])
         app.include_router(_heads(module.router))
     app.add_api_route("/", _to_docs, methods=["GET", "HEAD"], include_in_schema=False)
     # The last one added is the first to see a request.
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit,
+        limit=settings.max_body_bytes,
+        limits={("POST", uploads.PATH): settings.max_upload_bytes},
+    )
     app.add_middleware(AllowedHosts, allowed=(*settings.allowed_hosts, settings.host))
     app.add_middleware(RequestId)
     return app

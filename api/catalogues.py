@@ -14,6 +14,7 @@ from api.problems import responses
 from api.schemas import Entry, Listing
 from rome_core import recipes
 from rome_core.recipes import catalogue
+from rome_core.recipes.specs import KINDS
 from service import errors
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
@@ -49,7 +50,8 @@ CATALOGUES: Mapping[str, tuple[str, Entries]] = {
     "datasets": ("Datasets: counts, statistics, files, licences", _of(catalogue.datasets)),
     "networks": ("Networks of students and pools", _of(catalogue.networks)),
     "presets": ("Presets: published settings by name", _of(catalogue.presets)),
-    "attacks": ("Attacks and their budgets in each domain", _of(catalogue.attacks)),
+    "attacks": ("Attacks and the JSON schemas of their settings", _of(catalogue.attacks)),
+    "protocols": ("Protocols: complete settings of an evaluation", _of(catalogue.protocols)),
     "errors": ("Every code an error can carry", _errors),
 }
 
@@ -60,7 +62,7 @@ def _add(noun: str, summary: str, entries: Entries) -> None:
 
     def get(name: str) -> Entry:
         for entry in entries():
-            if entry["name"] == name:
+            if name in (entry["name"], entry.get("id")):  # a protocol's id has its version
                 return Entry.model_validate(entry)
         raise errors.NotFound(
             f"There is no entry {name!r} among the {noun}.", remedy=f"GET /v1/{noun} lists them."
@@ -94,9 +96,9 @@ for _noun, (_summary, _entries) in CATALOGUES.items():
     responses=responses(errors.NotFound),
 )
 def schema(kind: str) -> dict[str, Any]:
-    """Of `distill` or `evaluate`: the fields of the body of POST /v1/jobs."""
+    """Of `distill`, `evaluate` or `transfer`: the fields of the body of POST /v1/jobs."""
     try:
         return recipes.schema(kind)
     except recipes.SpecError as error:
-        remedy = "GET /v1/schemas/distill or /v1/schemas/evaluate."
+        remedy = f"GET /v1/schemas/ and one of: {', '.join(KINDS)}."
         raise errors.NotFound(str(error), remedy=remedy) from error

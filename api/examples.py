@@ -6,6 +6,7 @@ from typing import Any
 
 from api.schemas import ARTIFACT_ID
 from rome_core import recipes
+from rome_core.recipes.specs import KINDS
 from service.jobs.specs import Directions
 
 DISTILL: dict[str, Any] = {
@@ -18,9 +19,26 @@ EVALUATE: dict[str, Any] = {
     "kind": "evaluate",
     "artifact": ARTIFACT_ID,
     "students": {"count": 3, "network": "convnet", "epochs": 1000},
-    "attacks": ["clean", "clamp", "fgsm", "pgd"],
-    "domains": ["reference", "pixel"],
+    "protocols": ["rome-2025", "pixel"],
+    "attacks": ["fgsm", "pgd", "autoattack"],
     "limit": 1000,
+}
+MODELS: dict[str, Any] = {
+    "kind": "evaluate",
+    "dataset": "cifar10",
+    "models": [{"artifact": ARTIFACT_ID, "name": "mine"}],
+    "protocols": ["quick"],
+    "overrides": {"pgd": {"epsilon": "4/255", "step": "1/255"}},
+}
+TRANSFER: dict[str, Any] = {
+    "kind": "transfer",
+    "dataset": "cifar10",
+    "sources": [{"artifact": ARTIFACT_ID, "name": "mine"}],
+    "targets": [
+        {"artifact": ARTIFACT_ID, "name": "mine"},
+        {"file": "deeper", "network": "convnet-d4", "name": "other"},
+    ],
+    "protocol": "pixel",
 }
 RANDOM: dict[str, Any] = {"method": "random", "dataset": "digits", "ipc": 10}
 
@@ -54,11 +72,13 @@ SUBMIT: dict[str, Any] = {
         "required": True,
         "content": {
             "application/json": {
-                "schema": {"anyOf": [_body("distill"), _body("evaluate")]},
+                "schema": {"anyOf": [_body(kind) for kind in KINDS]},
                 "examples": {
                     "rome": {"summary": "ROME from a preset", "value": DISTILL},
                     "random": {"summary": "A random subset, the baseline", "value": RANDOM},
                     "evaluate": {"summary": "Robustness of a synthetic set", "value": EVALUATE},
+                    "models": {"summary": "Robustness of networks there are", "value": MODELS},
+                    "transfer": {"summary": "Attacks from one on another", "value": TRANSFER},
                 },
             }
         },

@@ -7,7 +7,7 @@ the database or block.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -99,21 +99,28 @@ def _hostname(url: str) -> str | None:
 
 
 class BodyLimit:
-    """Refuses a body over `limit` bytes, by its announced length or as soon as it is exceeded."""
+    """Refuses a body over `limit` bytes, by its announced length or as soon as it is exceeded.
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    `limits` are those of single routes, by verb and path.
+    """
+
+    def __init__(
+        self, app: ASGIApp, limit: int, limits: Mapping[tuple[str, str], int] | None = None
+    ) -> None:
         self.app = app
         self.limit = limit
+        self.limits = limits or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limit = self.limits.get((scope["method"], scope["path"]), self.limit)
         announced = Headers(scope=scope).get("content-length", "")
         # Python refuses to read numbers of thousands of digits.
-        if announced.isdecimal() and int(announced[:18]) > self.limit:
+        if announced.isdecimal() and int(announced[:18]) > limit:
             await self._drain(receive)
-            error = self._error(f"{int(announced[:18]):,} bytes or more were announced")
+            error = self._error(limit, f"{int(announced[:18]):,} bytes or more were announced")
             await problems.response(error, scope, {"Connection": "close"})(scope, receive, send)
             return
         seen = 0
@@ -123,16 +130,17 @@ class BodyLimit:
             message = await receive()
             if message["type"] == "http.request":
                 seen += len(message.get("body", b""))
-                if seen > self.limit:
+                if seen > limit:
                     if message.get("more_body"):
                         await self._drain(receive)
-                    raise self._error("the body went on beyond it")
+                    raise self._error(limit, "the body went on beyond it")
             return message
 
         await self.app(scope, counted, send)
 
-    def _error(self, what: str) -> errors.BodyTooLarge:
-        return errors.BodyTooLarge(f"the limit is {self.limit:,} bytes; {what}")
+    @staticmethod
+    def _error(limit: int, what: str) -> errors.BodyTooLarge:
+        return errors.BodyTooLarge(f"the limit is {limit:,} bytes; {what}")
 
     @staticmethod
     async def _drain(receive: Receive) -> None:

@@ -142,7 +142,9 @@ class Metric(Answer):
 
 class Artifact(Answer):
     id: str = Field(examples=[ARTIFACT_ID])
-    job_id: str = Field(examples=[JOB_ID])
+    job_id: str | None = Field(
+        description="The job that made it; null for an upload.", examples=[JOB_ID]
+    )
     name: str = Field(examples=["synthetic.pt"])
     kind: str = Field(examples=["synthetic-set"])
     media_type: str = Field(examples=["application/x-pytorch"])

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from rome_client import display, specification
 from rome_client.client import Client
-from rome_client.errors import JobDidNotSucceed, RomeError
+from rome_client.errors import JobDidNotSucceed, RomeError, SpecFileError
 
 app = typer.Typer(
     name="rome",
@@ -101,7 +101,7 @@ def submit(
 @app.command("list")
 def list_jobs(
     status: Annotated[str | None, typer.Option(help="queued, running, succeeded, …")] = None,
-    kind: Annotated[str | None, typer.Option(help="distill or evaluate")] = None,
+    kind: Annotated[str | None, typer.Option(help="distill, evaluate or transfer")] = None,
     method: Annotated[str | None, typer.Option()] = None,
     dataset: Annotated[str | None, typer.Option()] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 20,
@@ -173,6 +173,27 @@ def download(
         _print_json([str(path) for path in files])
 
 
+@app.command()
+def upload(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pth, .pt or .safetensors.")],
+    name: Annotated[str | None, typer.Option(help="What to call it.  (the file's name)")] = None,
+    url: Url = None,
+    as_json: AsJson = False,
+) -> None:
+    """Upload a trained network's state dict, for jobs to evaluate; prints its id."""
+    try:
+        with Client(url) as client:
+            made = client.upload(file, name=name)
+    except OSError as error:
+        raise SpecFileError(
+            f"cannot read {file}: {error.strerror}", "name a file with a state dict"
+        ) from error
+    if as_json:
+        _print_json(made)
+    else:
+        typer.echo(made["id"])
+
+
 def _catalogue(noun: str, url: str | None, as_json: bool) -> None:
     with Client(url) as client:
         rows = client.catalogue(noun)
@@ -192,6 +213,18 @@ def presets(url: Url = None, as_json: AsJson = False) -> None:
 def methods(url: Url = None, as_json: AsJson = False) -> None:
     """List the distillation methods; --json shows their hyperparameters' schema."""
     _catalogue("methods", url, as_json)
+
+
+@app.command()
+def protocols(url: Url = None, as_json: AsJson = False) -> None:
+    """List the evaluation protocols; --json shows every attack's settings."""
+    _catalogue("protocols", url, as_json)
+
+
+@app.command()
+def attacks(url: Url = None, as_json: AsJson = False) -> None:
+    """List the attacks; --json shows their settings' schema."""
+    _catalogue("attacks", url, as_json)
 
 
 @app.command()

@@ -131,8 +131,28 @@ class Client:
     def artifact(self, artifact_id: str) -> Document:
         return self._json("GET", f"/v1/artifacts/{artifact_id}")
 
+    def upload(
+        self, file: Path | str, *, kind: str = "student-weights", name: str | None = None
+    ) -> Document:
+        """Keep a state dict (.pth, .pt, .safetensors) as an artifact; its document.
+
+        `name` is the file's own by default. Raises OSError for a file that cannot be read.
+        """
+        path = Path(file)
+        with path.open("rb") as content:
+            return self._json(
+                "POST",
+                "/v1/artifacts",
+                params={"kind": kind, "name": name or path.name},
+                content=content,
+                headers={"Content-Type": "application/octet-stream"},
+            )
+
     def catalogue(self, noun: str) -> Documents:
-        """The entries of `methods`, `datasets`, `networks`, `presets`, `attacks` or `errors`."""
+        """The entries of a catalogue.
+
+        `methods`, `datasets`, `networks`, `presets`, `attacks`, `protocols` or `errors`.
+        """
         return cast("Documents", self._json("GET", f"/v1/{noun}")["items"])
 
     def events(

@@ -5,7 +5,7 @@ Owns tables, the live progress bar and the wording; it must not talk to the serv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from rome_client import results
 from rome_client.client import Event
 from rome_client.errors import Problem, RomeError
 
@@ -105,23 +106,12 @@ def job(console: Console, document: Mapping[str, Any]) -> None:
     for name, value in facts.items():
         if value:
             table.add_row(name, escape(str(value)))
-    for name, value in results(document.get("result") or {}):
+    for name, value in results.lines(document.get("result") or {}):
         table.add_row(f"result {escape(name)}", escape(value))
     console.print(table)
     failure = document.get("error")
     if failure:
         error(console, RomeError(failure.get("detail", ""), failure.get("remedy")))
-
-
-def results(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """A job's result, a line a fact; accuracies as percentages with their spread."""
-    for name, value in result.items():
-        if isinstance(value, Mapping) and value.keys() == {"mean", "std", "n"}:
-            spread = "" if value["std"] is None else f" ± {100 * value['std']:.2f}"
-            yield name, f"{100 * value['mean']:.2f}{spread} %, n = {value['n']}"
-        else:
-            for place, number in flatten({name: value}):
-                yield place, _number(number)
 
 
 def artifacts(rows: Iterable[Mapping[str, Any]]) -> Table:
@@ -144,15 +134,6 @@ def entries(rows: Iterable[Mapping[str, Any]]) -> Table:
         text = row.get("summary") or row.get("description") or row.get("title") or ""
         table.add_row(escape(str(row["name"])), escape(str(text)))
     return table
-
-
-def flatten(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
-    """Nested mappings as dotted names; lists stay whole."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from flatten(inner, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
 
 
 class Follower:
@@ -228,13 +209,11 @@ def _progress_line(data: Mapping[str, Any]) -> str:
 
 def _scalars(data: Mapping[str, Any], most: int) -> str:
     scalars = data.get("scalars") or {}
-    return "  ".join(f"{name} {_number(value)}" for name, value in list(scalars.items())[:most])
+    return "  ".join(
+        f"{name} {results.number(value)}" for name, value in list(scalars.items())[:most]
+    )
 
 
 def _eta(data: Mapping[str, Any]) -> str:
     seconds = data.get("eta_seconds")
     return f"{duration(seconds)} left" if seconds else ""
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

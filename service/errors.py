@@ -15,6 +15,7 @@
     │   │   · MethodNotInstalled · NoCompiler · DeviceUnknown · DeviceMissing · OutOfMemory
     │   │   · InputMissing · ArtifactMissing · ArtifactDamaged · ArtifactInvalid
     │   │   · ArtifactMismatch · ArtifactUndescribed · UnknownTargetRule · TargetOutOfRange
+    │   │   · AttackUnsuitable · NothingToTransfer
     │   │   · WeightsMissing · WeightsTooLarge · WeightsDamaged · WeightsMismatch
     │   │   · WeightsUndescribed
     │   │   · OutcomesUnreadable · ProtocolsDiffer
@@ -93,8 +94,8 @@ class InvalidCursor(Rejected):
 class BodyTooLarge(Rejected):
     code, status = "body_too_large", 413
     title = "The request body is larger than this service accepts"
-    docs = "Bodies are limited by `ROME_MAX_BODY_BYTES`."
-    default_remedy = "Send a smaller body, or raise ROME_MAX_BODY_BYTES."
+    docs = "Bodies are limited by `ROME_MAX_BODY_BYTES`, uploads by `ROME_MAX_UPLOAD_BYTES`."
+    default_remedy = "Send a smaller body, or raise the limit."
 
 
 class HostNotAllowed(Rejected):
@@ -448,6 +449,20 @@ class TargetOutOfRange(JobFailure):
     title = "The target rule aims at a class that the dataset does not have"
     docs = "`mod10` aims at classes 0 to 9 whatever the dataset."
     default_remedy = "Set `target_rule` to `modC`."
+
+
+class AttackUnsuitable(JobFailure):
+    code, status = "attack_unsuitable", 422
+    title = "The attack cannot run on what it was given"
+    docs = "A loss may need more classes than the dataset has; some attacks have no targeted form."
+    default_remedy = "Leave the attack out, or change the setting that the detail names."
+
+
+class NothingToTransfer(JobFailure):
+    code, status = "nothing_to_transfer", 422
+    title = "None of the attacks crafts images in the modes asked for"
+    docs = "A transfer shows images that attacks made; `clean` and `clamp` make none."
+    default_remedy = "Name attacks such as `pgd`, and a mode that they have."
 
 
 class ChildCrashed(JobFailure):

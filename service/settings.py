@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     # Names that Host and Origin may carry; others could be a rebound DNS name.
     allowed_hosts: Names = ("127.0.0.1", "localhost", "[::1]")
     max_body_bytes: int = Field(default=1 << 20, ge=1024)  # a spec is about 1 KiB
+    max_upload_bytes: int = Field(default=1 << 28, ge=1024)  # the reference network is 1.3 MB
 
     # Leases. Six renewals fit in one life, so a lease outlives five lost ones.
     lease_ttl_seconds: Seconds = 60.0
@@ -107,6 +108,10 @@ class Settings(BaseSettings):
     @property
     def scratch_dir(self) -> Path:
         return self.state_dir / "scratch"
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.state_dir / "cache"
 
 
 def load(**overrides: Any) -> Settings:

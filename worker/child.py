@@ -115,6 +115,7 @@ def run(runner: Any, order: Message, wire: Wire) -> None:
         data_root=Path(order["data_root"]),
         earlier=tuple(Path(folder) for folder in order["earlier"]),
         inputs={artifact: Path(file) for artifact, file in order["inputs"].items()},
+        cache=Path(order["cache"]),
         device=_device(order["device"]),
         threads=threads,
         report=report,

@@ -11,6 +11,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from xml.etree import ElementTree
 
 
 class Unreadable(Exception):
@@ -73,14 +74,39 @@ def _text(path: Path) -> None:
     path.read_text(encoding="utf-8")
 
 
+def _parquet(path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as table:
+            for _ in table.iter_batches():  # a table may be larger than the memory at hand
+                pass
+    except pyarrow.ArrowException as error:
+        raise Unreadable(str(error)) from error
+
+
+def _svg(path: Path) -> None:
+    root = ElementTree.parse(path).getroot()
+    if root.tag != "{http://www.w3.org/2000/svg}svg":
+        raise Unreadable(f"the root element is {root.tag}")
+
+
 READERS: Mapping[str, Callable[[Path], None]] = {
     ".pt": _torch,
     ".safetensors": _safetensors,
     ".png": _image,
     ".json": _json,
     ".md": _text,
+    ".log": _text,
+    ".svg": _svg,
+    ".parquet": _parquet,
     "application/x-pytorch": _torch,
     "image/png": _image,
     "application/json": _json,
     "text/markdown": _text,
+    "text/plain": _text,
+    "image/svg+xml": _svg,
+    "application/vnd.apache.parquet": _parquet,
+    "application/x-safetensors": _safetensors,
 }

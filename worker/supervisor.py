@@ -274,6 +274,7 @@ class Attempt:
             "inputs": {
                 artifact: str(self._worker.blobs.path(digest)) for artifact, digest in inputs
             },
+            "cache": str(self._settings.cache_dir),
             "device": self._settings.device,
             "threads": self._settings.threads,
         }

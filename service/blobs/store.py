@@ -34,10 +34,10 @@ class Stored:
 class BlobStore(Protocol):
     """The port. Every adapter gives the same answers and raises the same errors."""
 
-    def put(self, source: Path | bytes) -> Stored:
+    def put(self, source: Path | bytes | BinaryIO) -> Stored:
         """Store a copy and say its digest. Putting twice is putting once; it heals a damaged blob.
 
-        Raises StorageFull with nothing left behind.
+        An open file is read from its beginning. Raises StorageFull with nothing left behind.
         """
         ...
 
@@ -73,8 +73,8 @@ class LocalBlobs:
         self.root = root
         self._incoming = root / "incoming"
 
-    def put(self, source: Path | bytes) -> Stored:
-        with _full_disk_told(self.root):
+    def put(self, source: Path | bytes | BinaryIO) -> Stored:
+        with full_disk_told(self.root):
             self._incoming.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self._incoming)
             temporary = Path(name)
@@ -153,13 +153,24 @@ class LocalBlobs:
             _sync(folder)
 
 
-def _copy(source: Path | bytes, out: BinaryIO) -> Stored:
+def _copy(source: Path | bytes | BinaryIO, out: BinaryIO) -> Stored:
     sha, size = hashlib.sha256(), 0
-    for chunk in [source] if isinstance(source, bytes) else _chunks(source):
+    for chunk in _whole(source):
         sha.update(chunk)
         out.write(chunk)
         size += len(chunk)
     return Stored(sha.hexdigest(), size)
+
+
+def _whole(source: Path | bytes | BinaryIO) -> Iterator[bytes]:
+    if isinstance(source, bytes):
+        yield source
+    elif isinstance(source, Path):
+        yield from _chunks(source)
+    else:
+        source.seek(0)
+        while chunk := source.read(CHUNK):
+            yield chunk
 
 
 def _chunks(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes]:
@@ -184,7 +195,8 @@ def _sync(folder: Path) -> None:
 
 
 @contextmanager
-def _full_disk_told(root: Path) -> Iterator[None]:
+def full_disk_told(root: Path) -> Iterator[None]:
+    """What a write under `root` says of a full disk becomes StorageFull."""
     try:
         yield
     except OSError as error:

@@ -37,7 +37,27 @@ ROME = {"method": "rome", "dataset": "digits", "ipc": 1}
         ({**RANDOM, "run_seconds": 0}, "run_seconds"),
         ({**RANDOM, "queue_deadline": "2001-01-01T00:00:00Z"}, "queue_deadline"),
         ({"kind": "evaluate", "artifact": "art_unknown"}, "artifact"),
-        ({"kind": "evaluate"}, "artifact"),
+        ({"kind": "evaluate"}, "(body)"),
+        ({"kind": "evaluate", "artifact": "a", "models": [{"file": "a"}]}, "(body)"),
+        ({"kind": "evaluate", "artifact": "a", "domains": ["pixel"]}, "domains"),
+        ({"kind": "evaluate", "artifact": "a", "budgets": {}}, "budgets"),
+        ({"kind": "evaluate", "artifact": "a", "protocols": ["pixle"]}, "protocols"),
+        ({"kind": "evaluate", "artifact": "a", "attacks": ["pdg"]}, "attacks"),
+        ({"kind": "evaluate", "artifact": "a", "overrides": {"pdg": {}}}, "overrides.pdg"),
+        (
+            {"kind": "evaluate", "artifact": "a", "overrides": {"pgd": {"steps": 0}}},
+            "overrides.pgd.steps",
+        ),
+        (
+            {"kind": "evaluate", "dataset": "digits", "models": [{"artifact": "art_unknown"}]},
+            "models.0.artifact",
+        ),
+        (
+            {"kind": "evaluate", "dataset": "digits", "models": [{"file": "../../etc/passwd"}]},
+            "models.0.file",
+        ),
+        ({"kind": "transfer", "dataset": "digits"}, "sources"),
+        ({"kind": "transfer", "sources": [{"file": "a"}]}, "dataset"),
     ],
 )
 def test_a_wrong_field_is_named_and_nothing_is_queued(

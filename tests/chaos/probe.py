@@ -32,6 +32,7 @@ class Context:
     should_stop: Callable[[], bool]
     earlier: tuple[Path, ...] = ()
     inputs: Mapping[str, Path] = field(default_factory=dict)
+    cache: Path | None = None
     device: str = "cpu"
     threads: int | None = None
 
@@ -53,7 +54,7 @@ class Outcome:
 
 
 def run(spec: Mapping[str, Any], context: Context) -> Outcome:
-    options = spec["hyperparameters"]
+    options = spec.get("hyperparameters", {})
     steps = int(options.get("steps", 20))
     every = int(options.get("checkpoint_every", 5))
     behaviour = str(options.get("behaviour", ""))
@@ -95,9 +96,18 @@ def _finish(context: Context, state: bytes, steps: int, resumed: int, behaviour:
             Output("chain.json", chain, "metrics", "application/json", {"steps": steps}),
             Output("bulk.bin", bulk, "synthetic-set", "application/octet-stream", {}),
         ),
-        metrics={"chain": state.hex(), "nothing": float("nan")},
+        metrics={
+            "chain": state.hex(),
+            "nothing": float("nan"),
+            "inputs": {name: _digest(path) for name, path in context.inputs.items()},
+            "cache": str(context.cache),
+        },
         provenance={"resumed_step": resumed, "threads": context.threads},
     )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _first_time(context: Context, options: Mapping[str, Any]) -> bool:

@@ -8,11 +8,12 @@ import re
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
-from rome_client import Client
+from rome_client import Client, JobDidNotSucceed
 from tests.e2e.conftest import Serving, processes, rome, serving
 
 RANDOM = {"method": "random", "dataset": "digits", "ipc": 1, "seed": 7}
@@ -64,6 +65,89 @@ def test_the_command_says_how_to_go_on(served: Serving, tmp_path: Path) -> None:
     (named,) = re.findall(r"evaluate it .* --set artifact=(art_\w+)", ended.stdout)
     with httpx2.Client(base_url=served.url) as http:
         assert http.get(f"/v1/artifacts/{named}").json()["name"] == "synthetic.pt"
+
+
+# As little as there can be of everything: one epoch, few images, one attack.
+LITTLE = {"attacks": ["fgsm"], "modes": ["untargeted"], "limit": 12, "seed": 1}
+
+
+def test_a_set_is_judged_and_its_students_attack_each_other(
+    served: Serving, tmp_path: Path
+) -> None:
+    """Distil, evaluate, upload a network of one's own, evaluate it, transfer: every output kind."""
+    import torch
+
+    from rome_core.networks import ConvNet
+    from rome_core.recipes.networks import parse
+
+    own = ConvNet(parse("convnet-d1-w4"), channels=1, size=8, classes=10)
+    wrapped = {f"module.{name}": value for name, value in own.state_dict().items()}
+    torch.save({"state_dict": wrapped, "epoch": 3}, tmp_path / "mine.pth")
+    with Client(served.url) as client:
+
+        def done(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+            job = client.wait(client.submit({**LITTLE, **spec})["id"], timeout=200)
+            found = client.artifacts(job["id"])
+            (tmp_path / job["id"]).mkdir()
+            for row in found:
+                client.download(row, tmp_path / job["id"])
+            return job, {row["name"]: row for row in found}
+
+        job = client.wait(client.submit(RANDOM)["id"], timeout=60)
+        (made,) = (a for a in client.artifacts(job["id"]) if a["name"] == "synthetic.pt")
+        evaluated, files = done(
+            {
+                "kind": "evaluate",
+                "artifact": made["id"],
+                "students": {"count": 1, "network": "convnet-d1-w4", "epochs": 1},
+                "protocols": ["rome-2025", "quick"],
+            }
+        )
+        assert (evaluated["method"], evaluated["dataset"]) == (None, "digits")
+        assert {row["kind"] for row in files.values()} == {
+            "evaluation",
+            "figure",
+            "log",
+            "outcomes",
+            "provenance",
+            "student-weights",
+            "timings",
+        }
+        for protocol in ("rome-2025", "quick"):
+            accuracy = evaluated["result"][f"{protocol}/fgsm/untargeted"]
+            assert (accuracy["n"], len(accuracy["interval"])) == (1, 2)
+            assert evaluated["result"][f"{protocol}/trust"] in {"high", "limited", "low"}
+        student = files["student-0.safetensors"]["id"]
+        uploaded = client.upload(tmp_path / "mine.pth")["id"]
+        models = [{"artifact": student, "name": "student"}, {"artifact": uploaded, "name": "mine"}]
+        asked = {"dataset": "digits", "overrides": {"fgsm": {"epsilon": "16/255"}}}
+        both, files = done({"kind": "evaluate", "models": models, "protocols": ["quick"], **asked})
+        assert both["result"]["quick (changed)/fgsm/untargeted"]["n"] == 2
+        report = json.loads((tmp_path / both["id"] / "evaluation.json").read_text())
+        assert [subject["name"] for subject in report["subjects"]] == ["student", "mine"]
+        assert set(both["provenance"]["parents"]) == {student, uploaded}
+        moved, files = done({"kind": "transfer", "sources": models, "protocol": "quick", **asked})
+        assert {row["kind"] for row in files.values()} >= {"transfer", "figure", "provenance"}
+        assert moved["result"]["targets"] == ["student", "mine"]
+        assert len(moved["result"]["worst_case"]) == 2
+        assert any((served.state_dir / "cache").rglob("*.safetensors"))
+        again, files = done({"kind": "transfer", "sources": models, "protocol": "quick", **asked})
+        assert again["result"] == moved["result"]
+        timings = json.loads((tmp_path / again["id"] / "timings.json").read_text())
+        assert timings["blocks"] == {"crafted": 0, "reused": 2}
+
+
+def test_an_upload_that_is_no_network_fails_the_job_that_reads_it(
+    served: Serving, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.pth").write_bytes(b"not weights")
+    with Client(served.url) as client:
+        uploaded = client.upload(tmp_path / "mine.pth")["id"]
+        spec = {"kind": "evaluate", "dataset": "digits", "models": [{"artifact": uploaded}]}
+        with pytest.raises(JobDidNotSucceed):
+            client.wait((job := client.submit(spec))["id"], timeout=60)
+        error = client.get(job["id"])["error"]
+    assert (error["code"], error["field"]) == ("weights_damaged", "models.0.artifact")
 
 
 def test_a_second_serve_on_the_folder_is_refused(served: Serving) -> None:

@@ -7,7 +7,17 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "numpy", "sklearn", "safetensors", "scipy", "PIL")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "sklearn",
+    "safetensors",
+    "scipy",
+    "PIL",
+    "pyarrow",
+    "matplotlib",
+)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +33,11 @@ HEAVY = ("torch", "torchvision", "numpy", "sklearn", "safetensors", "scipy", "PI
         "worker.embedded",
         "service.database",
         "rome_core.recipes",
+        "rome_core.recipes.report",
+        "rome_core.metrics",
+        "rome_core.findings",
+        "rome_core.costs",
+        "rome_core.beard_log",
     ],
 )
 def test_no_torch_is_loaded(module: str) -> None:

@@ -230,6 +230,17 @@ def test_a_name_cannot_leave_the_folder(script: Script, client: Client, tmp_path
     assert path == tmp_path / "evil.pt"
 
 
+def test_an_upload_sends_the_file_as_it_is(script: Script, client: Client, tmp_path: Path) -> None:
+    (tmp_path / "mine.pth").write_bytes(CONTENT)
+    script.answers = [document({"id": "art_b"}, 201)]
+    assert client.upload(tmp_path / "mine.pth") == {"id": "art_b"}
+    assert client.upload(str(tmp_path / "mine.pth"), name="other.pth") == {"id": "art_b"}
+    first, second = script.requests
+    assert first[:2] == ("POST", "/v1/artifacts?kind=student-weights&name=mine.pth")
+    assert second[1].endswith("name=other.pth")
+    assert (first[2]["content-length"], first[3]) == (str(len(CONTENT)), CONTENT)
+
+
 def _command(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -246,6 +257,50 @@ def test_the_command_shows_field_and_remedy(
     status, out, said = _command(capsys, "run", str(spec), "--url", script.url)
     assert (status, out) == (2, "")
     assert said.splitlines() == ["error: ipc: too small", "  → Give at least 1."]
+
+
+def test_the_command_uploads_and_prints_the_id(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.answers = [document({"id": "art_b"}, 201)]
+    missing = _command(capsys, "upload", str(tmp_path / "mine.pth"), "--url", script.url)
+    assert (missing[0], script.requests) == (2, [])
+    assert "cannot read" in missing[2]
+    (tmp_path / "mine.pth").write_bytes(CONTENT)
+    sent = _command(capsys, "upload", str(tmp_path / "mine.pth"), "--url", script.url)
+    assert sent == (0, "art_b\n", "")
+
+
+@pytest.mark.parametrize("noun", ["protocols", "attacks", "presets", "methods", "datasets"])
+def test_a_catalogue_is_a_table(
+    script: Script, capsys: pytest.CaptureFixture[str], noun: str
+) -> None:
+    script.answers = [document({"items": [{"name": "one", "summary": "What it is."}]})]
+    status, out, _ = _command(capsys, noun, "--url", script.url)
+    assert (status, script.requests[0][1]) == (0, f"/v1/{noun}")
+    assert "one" in out
+    assert "What it is." in out
+
+
+def test_a_result_is_shown_with_its_doubt(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    share = {"mean": 0.5, "std": None, "n": 1, "interval": [0.4, 0.6]}
+    job = {
+        "id": "job_a",
+        "status": "succeeded",
+        "kind": "evaluate",
+        "created_at": "x",
+        "result": {
+            "pixel/pgd/untargeted": share,
+            "pixel/trust": "low",
+            "pixel/findings": ["zero_gradients"],
+        },
+    }
+    script.answers = [document(job), document({"items": []})]
+    _, out, _ = _command(capsys, "get", "job_a", "--url", script.url)
+    assert "trust low: zero_gradients" in out
+    assert "50.00 %, 95 % in [40.00, 60.00], n = 1, trust low" in " ".join(out.split())
 
 
 def test_a_bug_of_the_service_names_its_request(

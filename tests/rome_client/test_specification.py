@@ -7,6 +7,7 @@ import pytest
 
 from rome_client import specification
 from rome_client.errors import SpecFileError
+from rome_core import recipes
 
 
 def _read(tmp_path: Path, text: str, *overrides: str) -> dict[str, object]:
@@ -72,3 +73,12 @@ def test_a_wrong_override(tmp_path: Path, override: str) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(SpecFileError, match=r"cannot read .*No such file"):
         specification.read(str(tmp_path / "none.yaml"))
+
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: str(file.stem))
+def test_an_example_is_what_the_service_takes(file: Path) -> None:
+    spec = recipes.canonical(specification.read(str(file)), seed=0)
+    assert recipes.canonical(spec, seed=1) == spec

@@ -52,6 +52,7 @@ def start(child: Child, workdir: Path, **options: Any) -> None:
             "earlier": [],
             "data_root": str(workdir),
             "inputs": {},
+            "cache": str(workdir / "cache"),
             "device": "cpu",
             "threads": 1,
         }
@@ -190,6 +191,11 @@ def test_log_keeps_the_newest_lines() -> None:
         ("a.safetensors", b"\xff" * 64, "application/octet-stream"),
         ("a.png", b"\x89PNG\r\n\x1a\n cut", "image/png"),
         ("a.md", b"\xff\xfe\xff", "text/markdown"),
+        ("a.log", b"\xff\xfe\xff", "text/plain"),
+        ("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'><g></svg>", "image/svg+xml"),
+        ("a.svg", b"<html/>", "image/svg+xml"),
+        ("a.parquet", b"PAR1 and no more PAR1", "application/vnd.apache.parquet"),
+        ("a", b"PAR1", "application/vnd.apache.parquet"),
         ("empty.bin", b"", "application/octet-stream"),
     ],
 )
@@ -213,9 +219,26 @@ def test_proof_refuses_a_pickle_that_carries_code(child: Child, tmp_path: Path) 
     assert hear(child, "failed")["code"] == "publish_refused"
 
 
+def test_proof_refuses_a_table_of_which_a_part_was_lost(child: Child, tmp_path: Path) -> None:
+    """Its frame is whole and its metadata can be read: only who reads the rows finds out."""
+    import pyarrow
+    from pyarrow import parquet
+
+    path = tmp_path / "outcomes.parquet"
+    parquet.write_table(pyarrow.table({"image": list(range(10_000))}), path)
+    content = bytearray(path.read_bytes())
+    content[100 : len(content) // 2] = bytes(len(content) // 2 - 100)
+    path.write_bytes(content)
+    output = {"name": path.name, "path": str(path), "media_type": "application/vnd.apache.parquet"}
+    child.send({"type": "prove", "outputs": [output]})
+    assert hear(child, "failed")["code"] == "publish_refused"
+
+
 def test_proof_accepts_what_loads(child: Child, tmp_path: Path) -> None:
+    import pyarrow
     import torch
     from PIL import Image
+    from pyarrow import parquet
     from safetensors.torch import save_file
 
     tensors = {"images": torch.zeros(2, 1, 8, 8)}  # (n, c, h, w)
@@ -223,6 +246,11 @@ def test_proof_accepts_what_loads(child: Child, tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "set.safetensors")
     Image.new("L", (8, 8)).save(tmp_path / "sprite.png")
     (tmp_path / "set.json").write_text("{}")
+    (tmp_path / "beard.log").write_text("FGSM Attack ε")
+    (tmp_path / "bars.svg").write_text(
+        "<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>"
+    )
+    parquet.write_table(pyarrow.table({"image": [1, 2]}), tmp_path / "outcomes.parquet")
     (tmp_path / "bulk.bin").write_bytes(b"x")
     files = [{"name": p.name, "path": str(p), "media_type": ""} for p in tmp_path.iterdir()]
     child.send({"type": "prove", "outputs": files})

@@ -1,5 +1,7 @@
 """One attempt from claim to publish, with a real child, a real database and real blobs."""
 
+import hashlib
+import io
 import json
 import os
 import signal
@@ -13,6 +15,7 @@ import pytest
 from sqlalchemy import update
 
 from service.artifacts import repository as artifacts
+from service.artifacts import uploads
 from service.attempts import protocol
 from service.attempts.leases import Lease
 from service.database import read, write
@@ -97,6 +100,36 @@ def test_what_another_attempt_can_not_cure_fails_at_once(
     assert found.attempts_charged == 1
     assert not (house.settings.scratch_dir / job_id).exists()
     assert run_one(worker) is None
+
+
+def weights(house: House, content: bytes) -> str:
+    """The id of an upload, as the API makes one."""
+    with write(house.engine) as conn:
+        made = uploads.add(
+            conn,
+            LOCAL,
+            house.blobs,
+            io.BytesIO(content),
+            house.blobs.put(content),
+            kind="student-weights",
+            name="mine.pth",
+        )
+    return made.id
+
+
+def test_a_child_is_given_every_file_its_job_names_and_a_cache(
+    house: House, worker: Worker
+) -> None:
+    contents = {weights(house, content): content for content in (b"one", b"two")}
+    models = [{"artifact": named, "name": f"m{k}"} for k, named in enumerate(contents)]
+    job_id = house.submit({"kind": "transfer", "dataset": "digits", "sources": models})
+    assert run_one(worker) == "succeeded"
+    result = house.job(job_id).result
+    assert result is not None
+    assert result["inputs"] == {
+        named: hashlib.sha256(content).hexdigest() for named, content in contents.items()
+    }
+    assert result["cache"] == str(house.settings.state_dir / "cache")
 
 
 @pytest.mark.parametrize(("harm", "code"), [("rot", "blob_damaged"), ("loss", "blob_missing")])

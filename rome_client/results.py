@@ -1,0 +1,107 @@
+"""A job's result as a person reads it: a line a fact, each number beside what speaks against it.
+
+Owns the wording of numbers; it must not print. Accuracies are fractions in [0,1] in a result and
+percentages here; metrics are percentages already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+Line = tuple[str, str]
+
+SHARE = {"mean", "std", "n"}
+TRUST, FINDINGS, METRICS = "trust", "findings", "metrics"
+
+
+def lines(result: Mapping[str, Any]) -> Iterator[Line]:
+    """Name and text of every fact, those of one protocol under what is doubtful about it."""
+    if {"protocol", "i_rr", "worst_case"} <= result.keys():
+        yield from _transfer(result)
+        return
+    told: set[str] = set()
+    for label in [name.removesuffix(f"/{TRUST}") for name in result if name.endswith(f"/{TRUST}")]:
+        own = {name: value for name, value in result.items() if name.startswith(f"{label}/")}
+        told |= own.keys()
+        yield from _protocol(label, own)
+    for name, value in result.items():
+        if name not in told:
+            yield from _fact(name, value)
+
+
+def doubt(result: Mapping[str, Any], label: str) -> str:
+    """How far a protocol's numbers can be trusted, and why not further."""
+    found = result.get(f"{label}/{FINDINGS}") or ()
+    why = f": {', '.join(dict.fromkeys(found))}" if found else ""
+    return f"trust {result[f'{label}/{TRUST}']}{why}"
+
+
+def share(value: Mapping[str, Any]) -> str:
+    """`79.80 ± 1.37 %, 95 % in [77.20, 82.10], n = 5`."""
+    spread = "" if value["std"] is None else f" ± {100 * value['std']:.2f}"
+    bounds = ""
+    if value.get("interval") is not None:
+        low, high = value["interval"]
+        bounds = f", 95 % in [{100 * low:.2f}, {100 * high:.2f}]"
+    return f"{100 * value['mean']:.2f}{spread} %{bounds}, n = {value['n']}"
+
+
+def number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def flatten(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
+    """Nested mappings as dotted names; lists stay whole."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from flatten(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _protocol(label: str, own: Mapping[str, Any]) -> Iterator[Line]:
+    yield label, doubt(own, label)
+    # A line may be copied without the others.
+    trust = own[f"{label}/{TRUST}"]
+    mark = "" if trust == "high" else f", trust {trust}"
+    for name, value in own.items():
+        if name not in (f"{label}/{TRUST}", f"{label}/{FINDINGS}"):
+            for place, text in _fact(name, value):
+                yield place, f"{text}{mark}"
+
+
+def _fact(name: str, value: Any) -> Iterator[Line]:
+    if isinstance(value, Mapping) and value.keys() >= SHARE:
+        yield name, share(value)
+    elif isinstance(value, Mapping) and f"/{METRICS}/" in name:
+        yield name, ", ".join(f"{metric} {_percent(score)}" for metric, score in value.items())
+    else:
+        for place, inner in flatten({name: value}):
+            yield place, number(inner)
+
+
+def _transfer(result: Mapping[str, Any]) -> Iterator[Line]:
+    """Matrices, a line a crafting model."""
+    sources, targets = result["sources"], result["targets"]
+    matrices = {f"I-RR {mode}": matrix for mode, matrix in result["i_rr"].items()}
+    worst = [[100 * right for right in row] for row in result["worst_case"]]
+    for name, value in result.items():
+        if name not in ("sources", "targets", "i_rr", "worst_case", "clean"):
+            yield from _fact(name, value)
+    clean = [100 * result["clean"][target] for target in targets]
+    yield "clean accuracy", _row(targets, clean, " %")
+    for name, matrix in matrices.items():
+        for source, row in zip(sources, matrix, strict=True):
+            yield f"{name}, crafted on {source}", _row(targets, row, "")
+    for source, row in zip(sources, worst, strict=True):
+        yield f"accuracy left, crafted on {source}", _row(targets, row, " %")
+
+
+def _row(names: Iterable[str], values: Iterable[float | None], unit: str) -> str:
+    pairs = zip(names, values, strict=True)
+    return ", ".join(f"{name} {_percent(value)}{unit}" for name, value in pairs)
+
+
+def _percent(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"

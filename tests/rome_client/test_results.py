@@ -1,0 +1,78 @@
+"""What a person reads of a job's result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rome_client.results import lines
+
+SHARE = {"mean": 0.798, "std": 0.0137, "n": 5, "interval": [0.772, 0.8212]}
+
+
+def evaluation(**doubt: Any) -> dict[str, Any]:
+    return {
+        "quick/clean": {"mean": 0.5, "std": None, "n": 1, "interval": None},
+        "quick/pgd/untargeted": SHARE,
+        "quick/worst/linf 8/255": SHARE,
+        "quick/metrics/untargeted": {"RR": 12.345678, "I-RR": 50.0, "AE": None},
+        "quick/trust": "high",
+        "quick/findings": [],
+        **doubt,
+    }
+
+
+def test_accuracies_are_read_as_percentages_with_their_interval() -> None:
+    assert list(lines(evaluation())) == [
+        ("quick", "trust high"),
+        ("quick/clean", "50.00 %, n = 1"),
+        ("quick/pgd/untargeted", "79.80 ± 1.37 %, 95 % in [77.20, 82.12], n = 5"),
+        ("quick/worst/linf 8/255", "79.80 ± 1.37 %, 95 % in [77.20, 82.12], n = 5"),
+        ("quick/metrics/untargeted", "RR 12.35, I-RR 50.00, AE undefined"),
+    ]
+
+
+@pytest.mark.parametrize("trust", ["low", "limited"])
+def test_doubt_stands_beside_every_number(trust: str) -> None:
+    found = ["clamp_sensitive", "boundary_noise", "boundary_noise"]
+    doubted = {"quick/trust": trust, "quick/findings": found}
+    other = {"pixel (changed)/pgd/untargeted": SHARE, "pixel (changed)/trust": "high"}
+    head, *own = lines(evaluation(**doubted, **other))
+    assert head == ("quick", f"trust {trust}: clamp_sensitive, boundary_noise")
+    assert own[-2] == ("pixel (changed)", "trust high")
+    assert len(own) == 6
+    for name, text in own:
+        assert text.endswith(f", trust {trust}") is name.startswith("quick/"), name
+
+
+def test_a_transfer_is_read_by_crafting_model() -> None:
+    result = {
+        "protocol": "pixel@1",
+        "sources": ["a"],
+        "targets": ["a", "b"],
+        "clean": {"a": 0.976, "b": 0.95},
+        "i_rr": {"untargeted": [[55.123, None]]},
+        "worst_case": [[0.03, 0.45]],
+    }
+    assert list(lines(result)) == [
+        ("protocol", "pixel@1"),
+        ("clean accuracy", "a 97.60 %, b 95.00 %"),
+        ("I-RR untargeted, crafted on a", "a 55.12, b undefined"),
+        ("accuracy left, crafted on a", "a 3.00 %, b 45.00 %"),
+    ]
+
+
+def test_results_of_before_and_of_other_kinds_are_read_as_well() -> None:
+    result = {
+        "pixel/pgd/untargeted": {"mean": 0.798, "std": 0.0137, "n": 5},
+        "clean": {"mean": 0.5, "std": None, "n": 1},
+        "iterations": 100,
+        "scores": {"50": 0.25},
+    }
+    assert list(lines(result)) == [
+        ("pixel/pgd/untargeted", "79.80 ± 1.37 %, n = 5"),
+        ("clean", "50.00 %, n = 1"),
+        ("iterations", "100"),
+        ("scores.50", "0.25"),
+    ]
