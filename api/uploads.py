@@ -74,6 +74,7 @@ async def upload_artifact(
             pass
         raise
     # Without a name on the disk: whatever ends this process, nothing stays behind.
+    edge.settings.state_dir.mkdir(parents=True, exist_ok=True)  # a database may lie elsewhere
     with tempfile.TemporaryFile(dir=edge.settings.state_dir) as file:
         await _receive(request, edge, file)
         made = await asyncio.to_thread(_keep, edge, principal, file, kind, name)

@@ -6,13 +6,17 @@ percentages here; metrics are percentages already.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 Line = tuple[str, str]
 
 SHARE = {"mean", "std", "n"}
 TRUST, FINDINGS, METRICS = "trust", "findings", "metrics"
+
+# The service stores a result with its names sorted.
+ORDER = ("clean", "clamp", "", "worst", METRICS)
+METRICS_ORDER = ("RR", "I-RR", "I-RR+", "AE", "CREI", "I-CREI", "I-CREI+")
 
 
 def lines(result: Mapping[str, Any]) -> Iterator[Line]:
@@ -65,17 +69,18 @@ def _protocol(label: str, own: Mapping[str, Any]) -> Iterator[Line]:
     # A line may be copied without the others.
     trust = own[f"{label}/{TRUST}"]
     mark = "" if trust == "high" else f", trust {trust}"
-    for name, value in own.items():
-        if name not in (f"{label}/{TRUST}", f"{label}/{FINDINGS}"):
-            for place, text in _fact(name, value):
-                yield place, f"{text}{mark}"
+    rest = [name for name in own if name not in (f"{label}/{TRUST}", f"{label}/{FINDINGS}")]
+    for name in sorted(rest, key=lambda name: _place(name.split("/")[1], ORDER, "")):
+        for place, text in _fact(name, own[name]):
+            yield place, f"{text}{mark}"
 
 
 def _fact(name: str, value: Any) -> Iterator[Line]:
     if isinstance(value, Mapping) and value.keys() >= SHARE:
         yield name, share(value)
     elif isinstance(value, Mapping) and f"/{METRICS}/" in name:
-        yield name, ", ".join(f"{metric} {_percent(score)}" for metric, score in value.items())
+        scores = sorted(value, key=lambda metric: _place(metric, METRICS_ORDER))
+        yield name, ", ".join(f"{metric} {_percent(value[metric])}" for metric in scores)
     else:
         for place, inner in flatten({name: value}):
             yield place, number(inner)
@@ -101,6 +106,12 @@ def _transfer(result: Mapping[str, Any]) -> Iterator[Line]:
 def _row(names: Iterable[str], values: Iterable[float | None], unit: str) -> str:
     pairs = zip(names, values, strict=True)
     return ", ".join(f"{name} {_percent(value)}{unit}" for name, value in pairs)
+
+
+def _place(name: str, order: Sequence[str], other: str | None = None) -> int:
+    """Where a name stands; one that is not listed where `other` does, or last."""
+    known = name if name in order else other
+    return order.index(known) if known is not None else len(order)
 
 
 def _percent(value: float | None) -> str:

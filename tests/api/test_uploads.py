@@ -16,6 +16,8 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from api import uploads as route
+from api.application import create_app
+from service import database
 from service.settings import Settings
 from tests.api.conftest import Service, submit
 
@@ -153,6 +155,16 @@ def test_no_code_of_an_upload_runs(client: TestClient, service: Service) -> None
     folder = service.settings.state_dir / "harmed"
     assert client.post(URL, content=pickle.dumps(Harm(str(folder)))).status_code == 201
     assert not folder.exists()
+
+
+def test_the_state_folder_is_made_where_only_the_database_was(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'elsewhere' / 'rome.db'}"
+    settings = Settings(state_dir=tmp_path / "state", database_url=url)
+    engine = database.create_engine(settings)
+    database.upgrade(engine)
+    engine.dispose()
+    with TestClient(create_app(settings), base_url="http://127.0.0.1:8321") as client:
+        assert client.post(URL, content=BYTES).status_code == 201
 
 
 def test_a_lost_database_leaves_no_row(

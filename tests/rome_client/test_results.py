@@ -12,13 +12,14 @@ SHARE = {"mean": 0.798, "std": 0.0137, "n": 5, "interval": [0.772, 0.8212]}
 
 
 def evaluation(**doubt: Any) -> dict[str, Any]:
-    return {
+    return {  # sorted by name, as it is stored
+        "quick/apgd/untargeted": SHARE,
         "quick/clean": {"mean": 0.5, "std": None, "n": 1, "interval": None},
-        "quick/pgd/untargeted": SHARE,
-        "quick/worst/linf 8/255": SHARE,
-        "quick/metrics/untargeted": {"RR": 12.345678, "I-RR": 50.0, "AE": None},
-        "quick/trust": "high",
         "quick/findings": [],
+        "quick/metrics/untargeted": {"AE": None, "I-RR": 50.0, "RR": 12.345678, "new": 1.0},
+        "quick/pgd/untargeted": SHARE,
+        "quick/trust": "high",
+        "quick/worst/linf 8/255": SHARE,
         **doubt,
     }
 
@@ -27,9 +28,10 @@ def test_accuracies_are_read_as_percentages_with_their_interval() -> None:
     assert list(lines(evaluation())) == [
         ("quick", "trust high"),
         ("quick/clean", "50.00 %, n = 1"),
+        ("quick/apgd/untargeted", "79.80 ± 1.37 %, 95 % in [77.20, 82.12], n = 5"),
         ("quick/pgd/untargeted", "79.80 ± 1.37 %, 95 % in [77.20, 82.12], n = 5"),
         ("quick/worst/linf 8/255", "79.80 ± 1.37 %, 95 % in [77.20, 82.12], n = 5"),
-        ("quick/metrics/untargeted", "RR 12.35, I-RR 50.00, AE undefined"),
+        ("quick/metrics/untargeted", "RR 12.35, I-RR 50.00, AE undefined, new 1.00"),
     ]
 
 
@@ -41,7 +43,7 @@ def test_doubt_stands_beside_every_number(trust: str) -> None:
     head, *own = lines(evaluation(**doubted, **other))
     assert head == ("quick", f"trust {trust}: clamp_sensitive, boundary_noise")
     assert own[-2] == ("pixel (changed)", "trust high")
-    assert len(own) == 6
+    assert len(own) == 7
     for name, text in own:
         assert text.endswith(f", trust {trust}") is name.startswith("quick/"), name
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rome_core import passes
 from rome_core.attacks import Budget, adapt, perturb, targets
+from rome_core.attacks.gradient import Forward, explore, jacobian, loss_gradient
 from rome_core.distillation.rome import Rome
 from rome_core.errors import CoreError
 from rome_core.networks import ConvNet, build
@@ -74,6 +75,49 @@ def test_passes_are_plain_autograd(name: str, how: Plan):
         torch.testing.assert_close(state[key], value)
     if "batch" not in name:
         torch.testing.assert_close(logits, net(x))
+
+
+def plain_jacobian(net: ConvNet, x: Tensor) -> Tensor:
+    """(n, classes, c, h, w)."""
+    leaf = x.clone().requires_grad_()
+    totals = net.eval()(leaf).sum(dim=0)
+    each = [torch.autograd.grad(z, leaf, retain_graph=True)[0] for z in totals]
+    return torch.stack(each, dim=1)
+
+
+def fallen(forward: Forward, images: Tensor, part: slice) -> tuple[Tensor, ...]:
+    """The gradients of the first logit, then of the one that is the largest, and which that is."""
+    with torch.enable_grad():
+        leaf = images.detach().requires_grad_()
+        logits = forward(leaf)
+        first = logits.detach().argmax(dim=1)
+        sums = logits[:, 0].sum(), logits.gather(1, first[:, None]).sum()
+    one, other = (torch.autograd.grad(z, leaf, retain_graph=True)[0] for z in sums)
+    return one, other, first, torch.arange(99)[part]
+
+
+@pytest.mark.parametrize("domain", ["reference", "pixel"])
+@pytest.mark.parametrize("how", [EAGER, CHUNKED], ids=["whole", "chunked"])
+def test_gradients_of_any_logits_are_plain_autograd(how: Plan, domain: str):
+    net, (x, y) = network(), batch()
+    std = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64).view(3, 1, 1)
+    seen = adapt(Passes(net, how).bind(net.state_dict()), domain, (0.1, 0.2, 0.3), std.flatten())
+    images = seen.from_normalised(x)
+    expected = plain_jacobian(net, x) / (std if domain == "pixel" else 1)
+    every, rows = torch.arange(5).expand(5, 5), torch.arange(5)
+    logits, gradients = jacobian(seen.model, images, every)
+    torch.testing.assert_close(logits, net(x))
+    torch.testing.assert_close(gradients, expected)
+    logits, losses, gradients = loss_gradient(
+        seen.model, images, lambda z, part: z.gather(1, y[part, None])[:, 0] * 3
+    )
+    torch.testing.assert_close(losses, net(x)[rows, y] * 3)
+    torch.testing.assert_close(gradients, 3 * expected[rows, y])
+    one, other, first, which = explore(seen.model, images, fallen)
+    assert torch.equal(first, net(x).argmax(dim=1))
+    assert torch.equal(which, rows)
+    torch.testing.assert_close(one, expected[:, 0])
+    torch.testing.assert_close(other, expected[rows, first])
 
 
 def test_the_weights_are_those_passed_in():
@@ -221,6 +265,24 @@ def test_compiled_passes_are_eager_ones():
     torch.testing.assert_close(logits.double(), double(x.double()), rtol=1e-4, atol=1e-5)
     for key, value in plain_train_gradient(double, x.double(), y).items():
         torch.testing.assert_close(gradients[key].double(), value, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+@deprecations
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 7])
+def test_compiled_gradients_of_any_logits_are_eager_ones(n: int):
+    """With chunks of four: whole, padded, and so nearly empty that they run eager."""
+    chosen = replace(plan(mode="compiled", threads=1), chunk_bytes=2 * CHUNKED.chunk_bytes)
+    net, (x, _) = network("convnet-d1-w4", torch.float32), batch(n, torch.float32)
+    bound = Passes(net, chosen).bind(net.state_dict())
+    assert bound.passes.chunk == 4
+    expected = plain_jacobian(network("convnet-d1-w4"), x.double())
+    one, other, first, _ = explore(bound, x, fallen)
+    torch.testing.assert_close(one.double(), expected[:, 0], rtol=1e-4, atol=1e-5)
+    chosen_ones = expected[torch.arange(n), first]
+    torch.testing.assert_close(other.double(), chosen_ones, rtol=1e-4, atol=1e-5)
+    _, gradients = jacobian(bound, x, torch.arange(5).expand(n, 5))
+    torch.testing.assert_close(gradients.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 @needs_compiler

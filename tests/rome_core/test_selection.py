@@ -15,10 +15,11 @@ from rome_core.data import Dataset
 from rome_core.distillation.engine import Evaluation
 from rome_core.distillation.rome import Rome
 from rome_core.evaluation import robustness
-from rome_core.evaluation.robustness import Measure, Measurement, TestSet
+from rome_core.evaluation.robustness import Block, TestSet
 from rome_core.passes import plan
 from rome_core.progress import Progress, Stopped
-from rome_core.recipes.evaluate import DomainBudget
+from rome_core.recipes.attacks import Mode, PgdSettings
+from rome_core.recipes.protocols import Entry, Protocol
 from rome_core.recipes.rome import RomeHyperparameters
 from rome_core.runner import Context
 from rome_core.runner.selection import selection
@@ -42,31 +43,38 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Asked:
-    """One call of `measure`, and what its student says to fixed images."""
+    """One call of `face`, and what its student says to fixed images."""
 
     test: TestSet
-    what: Measure
-    budget: DomainBudget | None
+    protocol: Protocol
+    entry: Entry
+    mode: Mode | None
     answers: Tensor
 
 
 class Spy:
-    """Measures, and remembers what it was asked."""
+    """Attacks, and remembers what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
 
     def __call__(
-        self, model: Model, test: TestSet, what: Measure, budget: DomainBudget, **more: Any
-    ) -> Measurement:
-        self.asked.append(Asked(test, what, budget, model(torch.ones(2, 3, 8, 8))))
-        return robustness.measure(model, test, what, budget, **more)
+        self,
+        model: Model,
+        test: TestSet,
+        protocol: Protocol,
+        entry: Entry,
+        mode: Mode | None,
+        **more: Any,
+    ) -> Block:
+        self.asked.append(Asked(test, protocol, entry, mode, model(torch.ones(2, 3, 8, 8))))
+        return robustness.face(model, test, protocol, entry, mode, **more)
 
 
 @pytest.fixture
 def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     made = Spy()
-    monkeypatch.setattr("rome_core.runner.selection.measure", made)
+    monkeypatch.setattr("rome_core.runner.selection.face", made)
     return made
 
 
@@ -105,9 +113,11 @@ def test_holdout_judges_on_held_out_training_images(
     for asked in spy.asked:
         assert torch.equal(asked.test.pixels, dataset.train_images[method.held_out])
         assert torch.equal(asked.test.labels, dataset.train_labels[method.held_out])
-        assert asked.what == Measure("pgd", domain, "targeted")
-        assert asked.budget == DomainBudget(
-            epsilon="6/255", step="3/255", steps=2, random_start=True, target_rule="modC"
+        assert (asked.protocol.domain, asked.protocol.target_rule) == (domain, "modC")
+        assert asked.protocol.attacks_everything
+        assert asked.mode == "targeted"
+        assert asked.entry.settings == PgdSettings(
+            epsilon="6/255", step="3/255", steps=2, random_start=True, early_stop=False
         )
 
 
@@ -124,9 +134,9 @@ def test_test_judges_on_the_test_set(dataset: Dataset, context: Context, spy: Sp
     for asked in spy.asked:
         assert torch.equal(asked.test.pixels, dataset.test_images)
         assert torch.equal(asked.test.labels, dataset.test_labels)
-        assert asked.what == Measure("pgd", "reference", "untargeted")
-        assert asked.budget is not None
-        assert (asked.budget.epsilon, asked.budget.step) == ("6/255", "2/225")
+        assert (asked.protocol.domain, asked.mode) == ("reference", "untargeted")
+        assert isinstance(asked.entry.settings, PgdSettings)
+        assert (asked.entry.settings.epsilon, asked.entry.settings.step) == ("6/255", "2/225")
 
 
 def test_every_student_of_every_iterate_is_another(

@@ -250,7 +250,7 @@ def test_early_stop_lets_images_go_at_once():
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_linear_model_of_two_classes_is_attacked_optimally(norm: str, targeted: bool, loss: Any):
     """Its losses are monotone in one linear map: the farthest point of the ball is known."""
-    weights = torch.randn(2, SIZE, generator=generator(6), dtype=torch.float64)
+    weights = torch.randn(2, SIZE, generator=generator(6), dtype=torch.float64) / 20
     x = pixels(4) * 0.5 + 0.25  # no budget reaches the walls of [0, 1]
     y = torch.tensor([0, 1, 1, 0])
     chosen = PgdSettings(**RADII[norm], steps=60, loss=loss, early_stop=False)
