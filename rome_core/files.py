@@ -16,7 +16,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises OSError with whatever was at `path` before still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    # Of its own name: two processes may make the same content at once.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
             file.write(content)

@@ -6,6 +6,7 @@ machine gives the same bits. A network's weights are passed in, so that a pool o
 shares one skeleton and its compiled code.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -394,7 +395,14 @@ def _differentiable(skeleton: ConvNet) -> Pass:
         return outputs(values, x)[1:]
 
     compiled: Pass = torch.compile(logits, dynamic=False, fullgraph=True)
-    return compiled
+
+    def quiet(values: list[Tensor], x: Tensor) -> tuple[Tensor, ...]:
+        # The compiler looks at x.grad and is told there is none, for x is not a leaf: it's padded.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not")
+            return compiled(values, x)
+
+    return quiet
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -59,7 +59,7 @@ def apgd(
 
 def _losses(goal: Goal, settings: ApgdSettings, logits: Tensor) -> list[Loss]:
     """What is climbed, one run after another; `logits` (n, classes) are those of the images."""
-    needed = {"dlr-targeted": 4, "dlr": 3}.get(settings.loss, 2)
+    needed = settings.classes_needed()
     if logits.shape[1] < needed:
         raise CoreError(
             "attack_unsuitable",

@@ -34,7 +34,7 @@ from rome_core.passes import Bound, Passes, Plan
 from rome_core.progress import Report
 from rome_core.provenance import circumstances
 from rome_core.randomness import generator
-from rome_core.recipes.attacks import Mode
+from rome_core.recipes.attacks import ApgdSettings, Mode
 from rome_core.recipes.evaluate import EvaluateSpec, chosen, resolved
 from rome_core.recipes.protocols import Entry, Protocol
 
@@ -316,6 +316,8 @@ def _part(
 ) -> Part:
     entries = chosen(protocol, spec)
     asked = measures(protocol, entries, spec.modes)
+    for entry in entries:
+        _check_classes(entry, dataset.classes)
     test = test_set(dataset, spec.limit or protocol.images, spec.seed, statistics, device)
     if any(what.mode == "targeted" for what in asked):
         # Hours of training must not end in a bad target rule.
@@ -329,6 +331,19 @@ def _part(
                 "modes",
             ) from error
     return Part(protocol, tuple(entries), tuple(asked), test, tuple(spec.modes))
+
+
+def _check_classes(entry: Entry, classes: int) -> None:
+    """Hours of training must not end in a loss that has no meaning."""
+    settings = entry.settings
+    if isinstance(settings, ApgdSettings) and classes < settings.classes_needed():
+        raise CoreError(
+            "attack_unsuitable",
+            f"{entry.name} climbs the loss {settings.loss}, which means nothing with fewer than "
+            f"{settings.classes_needed()} classes, and there are {classes}.",
+            f"Leave {entry.name} out of attacks, or set its loss to margin.",
+            f"overrides.{entry.name}.loss",
+        )
 
 
 def _weight(part: Part, what: Measure) -> float:

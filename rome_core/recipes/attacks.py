@@ -202,6 +202,10 @@ class ApgdSettings(Settings):
     rho: float = Field(default=0.75, gt=0, lt=1, allow_inf_nan=False)
     eot: int = Field(default=1, ge=1, le=1000, description="Gradients averaged a step.")
 
+    def classes_needed(self) -> int:
+        """Fewer classes than this, and the loss means nothing."""
+        return {"dlr-targeted": 4, "dlr": 3}.get(self.loss, 2)
+
 
 class FabSettings(Settings):
     """Fast adaptive boundary attack, Croce and Hein 2020."""

@@ -232,7 +232,7 @@ class EvaluateSpec(_Asked):
     def artifacts(self) -> list[str]:
         """Every artifact the job reads."""
         own = [model.artifact for model in self.models or []]
-        return [name for name in (self.artifact, *own) if name is not None]
+        return list(dict.fromkeys(name for name in (self.artifact, *own) if name is not None))
 
 
 class TransferSpec(_Asked):

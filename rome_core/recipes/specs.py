@@ -93,6 +93,7 @@ def resource_class(canonical: Mapping[str, Any]) -> str:
 
 
 def _evaluate(body: Mapping[str, Any]) -> dict[str, Any]:
+    _check_subject(body)
     try:
         spec = EvaluateSpec.model_validate(body)
     except ValidationError as error:
@@ -105,6 +106,28 @@ def _evaluate(body: Mapping[str, Any]) -> dict[str, Any]:
     if problems:
         raise SpecError(problems)
     return {**spec.model_dump(mode="json"), "protocols": ids}
+
+
+def _check_subject(body: Mapping[str, Any]) -> None:
+    """Students of a set, or models of a dataset: said of a field, where the model's say of none."""
+    given = [name for name in ("artifact", "models") if body.get(name) is not None]
+    if len(given) == 2:
+        problem = FieldProblem(
+            "models", "there is an artifact to train students on as well", "Leave one of them out."
+        )
+    elif not given:
+        problem = FieldProblem(
+            "artifact",
+            "nothing is said of who is attacked",
+            "Give artifact, a synthetic set to train students on, or models, trained networks.",
+        )
+    elif given == ["models"] and body.get("dataset") is None:
+        problem = FieldProblem(
+            "dataset", "models do not say their dataset", "Name the one whose images are attacked."
+        )
+    else:
+        return
+    raise SpecError([problem])
 
 
 def _transfer(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -182,12 +182,14 @@ def _i_rr(done: Transferred, clean: float, mode: str, source: str, target: str) 
 def _metrics(report: TransferReport) -> dict[str, Any]:
     """The matrices with their names; each belongs to the protocol that is named."""
     return {
-        "protocol": report.protocol,
+        "protocol": f"{report.protocol} (changed)" if report.overridden else report.protocol,
+        "test_images": report.test_images,
         "sources": report.sources,
         "targets": report.targets,
         "clean": report.clean,
         "i_rr": report.i_rr,
         "worst_case": report.worst_case,
+        "on_self": report.on_self,
     }
 
 

@@ -15,11 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from rome_core import recipes, runner, synthetic
+from rome_core import recipes, runner, synthetic, weights
 from rome_core.distillation.engine import Evaluation
 from rome_core.errors import CoreError
+from rome_core.evaluation.outcomes import read_parquet
+from rome_core.networks import build
 from rome_core.progress import Progress, Stopped
-from rome_core.recipes.report import EvaluationReport
+from rome_core.randomness import generator
+from rome_core.recipes.attacks import MODES
+from rome_core.recipes.report import EvaluationReport, TransferReport
 from rome_core.runner import Context, Outcome
 
 SEED = 11
@@ -45,7 +49,30 @@ EVALUATE: dict[str, Any] = {
     "kind": "evaluate",
     "artifact": "art_1",
     "students": {"count": 2, "network": "convnet-d1-w4", "epochs": 4},
-    "budgets": {"pixel": {"steps": 2}, "reference": {"steps": 2, "target_rule": "modC"}},
+    "protocols": ["rome-2025", "quick"],
+    "attacks": ["fgsm", "pgd", "square"],
+    "modes": ["untargeted"],
+    "overrides": {"pgd": {"steps": 2}, "square": {"queries": 5}},
+    "limit": 5,
+    "probes": False,
+}
+MODELS: dict[str, Any] = {
+    "kind": "evaluate",
+    "models": [{"file": "one"}, {"artifact": "art_2", "name": "two"}],
+    "dataset": "npz:tiny",
+    "protocols": ["quick"],
+    "attacks": ["pgd", "autoattack"],
+    "overrides": {"pgd": {"steps": 2}, "autoattack": {"steps": 1, "queries": 3}},
+    "limit": 5,
+    "probes": False,
+}
+TRANSFER: dict[str, Any] = {
+    "kind": "transfer",
+    "sources": [{"file": "one"}, {"artifact": "art_2", "name": "two"}],
+    "dataset": "npz:tiny",
+    "protocol": "quick",
+    "attacks": ["fgsm", "pgd"],
+    "overrides": {"pgd": {"steps": 2}},
     "limit": 5,
 }
 
@@ -80,11 +107,11 @@ def failure(call: Callable[[], object]) -> CoreError:
 
 
 def digests(outcome: Outcome) -> dict[str, str]:
-    """Of all files but the provenance, which tells of the circumstances."""
+    """Of all files but those that tell of the circumstances, or of seconds."""
     return {
         output.name: hashlib.sha256(output.path.read_bytes()).hexdigest()
         for output in outcome.outputs
-        if output.kind != "provenance"
+        if output.kind not in ("provenance", "timings", "log")
     }
 
 
@@ -206,38 +233,101 @@ def evaluating(context: Context, artifact: Path) -> Context:
     return replace(context, inputs={"art_1": artifact})
 
 
-def test_evaluating_leaves_report_students_and_provenance(context: Context, artifact: Path) -> None:
-    outcome = run(EVALUATE, evaluating(context, artifact))
-    assert [output.name for output in outcome.outputs] == [
-        "student-0.safetensors",
-        "student-1.safetensors",
-        "evaluation.json",
-        "provenance.json",
-    ]
-    text = (context.results / "evaluation.json").read_text()
-    report = EvaluationReport.model_validate_json(text)
-    assert report.clean is not None
-    assert report.clean.n == len(report.clean.values) == 2
-    assert (report.test_images, report.test_images_of) == (5, 12)
-    assert [domain.domain for domain in report.domains] == ["reference", "pixel"]
-    for domain in report.domains:
-        assert all(name.startswith(f"{domain.domain}/") for name in domain.measures)
-        assert domain.worst_case is not None
-        lowest = min(score.mean for score in domain.measures.values())
-        assert domain.worst_case.mean <= min(lowest, report.clean.mean)
-        assert domain.worst_over == ["clean", *domain.measures]
-        assert domain.worst_case.forwards_per_image == len(domain.worst_over) == 6
-    digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
-    assert outcome.provenance["parents"] == {"art_1": f"sha256:{digest}"}
-    assert outcome.metrics["clean"]["n"] == 2
-    assert "pixel/worst" in outcome.metrics
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than all the rest of a tiny evaluation."""
+    monkeypatch.setattr("rome_core.evaluation.drawings.draw", lambda *given: iter(()))
+    monkeypatch.setattr("rome_core.evaluation.drawings.draw_transfer", lambda *given: iter(()))
 
 
-@pytest.mark.parametrize("polls", [0, 3, 7, 12, 20])
-def test_a_stopped_evaluation_goes_on_and_ends_alike(
-    polls: int, context: Context, artifact: Path
+def report_of(outcome: Outcome) -> EvaluationReport:
+    path = next(output.path for output in outcome.outputs if output.name == "evaluation.json")
+    return EvaluationReport.model_validate_json(path.read_text())
+
+
+def test_evaluating_leaves_report_students_table_logs_and_figures(
+    context: Context, artifact: Path
 ) -> None:
-    """Ten epochs, then twenty-two measurements: the stops fall into both."""
+    outcome = run({**EVALUATE, "probes": True}, evaluating(context, artifact))
+    assert [(output.name, output.kind) for output in outcome.outputs] == [
+        ("student-0.safetensors", "student-weights"),
+        ("student-1.safetensors", "student-weights"),
+        ("evaluation.json", "evaluation"),
+        ("timings.json", "timings"),
+        ("provenance.json", "provenance"),
+        ("outcomes.parquet", "outcomes"),
+        ("beard-rome-2025.log", "log"),
+        ("beard-quick.log", "log"),
+        *(
+            (f"{stem}.{suffix}", "figure")
+            for protocol in ("rome-2025", "quick")
+            for stem in (
+                f"attacks-{protocol}",
+                f"epsilon-{protocol}",
+                f"queries-{protocol}-square-untargeted",
+                f"samples-{protocol}",
+            )
+            for suffix in ("svg", "png")
+        ),
+    ]
+    for output in outcome.outputs:
+        assert output.path == context.results / output.name
+        assert output.path.stat().st_size > 0
+    report = report_of(outcome)
+    assert (report.dataset, report.test_images_of, report.seed) == ("npz:tiny", 12, SEED)
+    assert [subject.name for subject in report.subjects] == ["student 0", "student 1"]
+    assert report.set is not None
+    assert (report.set.ipc, report.set.training_images) == (2, 6)
+    assert report.set.train_accuracy.n == 2
+    assert [protocol.id for protocol in report.protocols] == ["rome-2025@1", "quick@1"]
+    for protocol in report.protocols:
+        assert protocol.test_images == 5
+        assert protocol.clean is not None
+        assert protocol.clean.n == 2
+        assert "pgd/untargeted" in protocol.measures
+        assert protocol.overridden == ["pgd.steps", "square.queries"]
+        assert protocol.curve is not None
+    told = json.loads((context.results / "provenance.json").read_text())
+    digest = hashlib.sha256(artifact.read_bytes()).hexdigest()
+    assert told["parents"] == {"art_1": f"sha256:{digest}"} == outcome.provenance["parents"]
+    assert len(read_parquet(context.results / "outcomes.parquet")) == 2 * (5 + 4)
+    timings = json.loads((context.results / "timings.json").read_text())
+    assert set(timings["seconds"]) == {"rome-2025@1", "quick@1"}
+    json.dumps([dict(outcome.metrics), dict(outcome.provenance)], allow_nan=False)
+
+
+def test_the_numbers_worth_showing_bear_their_protocols_name(
+    context: Context, artifact: Path, no_figures: None
+) -> None:
+    outcome = run({**EVALUATE, "overrides": {}, "attacks": ["fgsm"]}, evaluating(context, artifact))
+    assert list(outcome.metrics) == [
+        "rome-2025/clean",
+        "rome-2025/clamp",
+        "rome-2025/fgsm/untargeted",
+        "rome-2025/worst/linf 8/255",
+        "rome-2025/worst/all",
+        "rome-2025/metrics/untargeted",
+        "rome-2025/trust",
+        "rome-2025/findings",
+        *(f"quick/{name}" for name in ("clean", "fgsm/untargeted", "worst/linf 8/255")),
+        *(f"quick/{name}" for name in ("worst/all", "metrics/untargeted", "trust", "findings")),
+    ]
+    _, quick = report_of(outcome).protocols
+    assert quick.clean is not None
+    assert outcome.metrics["quick/clean"]["mean"] == quick.clean.mean
+    assert outcome.metrics["quick/clean"]["interval"] == quick.clean.interval
+    overrides = {"fgsm": {"epsilon": "4/255"}}
+    other = replace(evaluating(context, artifact), workdir=context.workdir / "changed")
+    changed = run({**EVALUATE, "attacks": ["fgsm"], "overrides": overrides}, other)
+    assert "quick (changed)/fgsm/untargeted" in changed.metrics
+    assert not any(name.startswith("quick/") for name in changed.metrics)
+
+
+@pytest.mark.parametrize("polls", [0, 3, 9, 12, 25])
+def test_a_stopped_evaluation_goes_on_and_ends_alike(
+    polls: int, context: Context, artifact: Path, no_figures: None
+) -> None:
+    """Ten epochs, then attacks: the stops fall into both."""
     context = evaluating(context, artifact)
     whole = run(EVALUATE, replace(context, workdir=context.workdir.with_name("whole")))
     with pytest.raises(Stopped):
@@ -253,7 +343,7 @@ def test_a_stopped_evaluation_goes_on_and_ends_alike(
 
 
 def test_an_evaluation_goes_on_only_with_the_same_set_and_data(
-    context: Context, artifact: Path
+    context: Context, artifact: Path, no_figures: None
 ) -> None:
     context = evaluating(context, artifact)
     with pytest.raises(Stopped):
@@ -265,10 +355,12 @@ def test_an_evaluation_goes_on_only_with_the_same_set_and_data(
         context, workdir=context.workdir.with_name("attempt-2"), earlier=(context.workdir,)
     )
     (note,) = run(EVALUATE, second).provenance["notes"]
-    assert "another run: data, set differed" in note
+    assert "another run: data, inputs differed" in note
 
 
-def test_an_evaluation_resumed_elsewhere_says_so(context: Context, artifact: Path) -> None:
+def test_an_evaluation_resumed_elsewhere_says_so(
+    context: Context, artifact: Path, no_figures: None
+) -> None:
     context = evaluating(context, artifact)
     with pytest.raises(Stopped):
         run(EVALUATE, replace(context, should_stop=StopAfter(3), threads=1))
@@ -285,7 +377,7 @@ def test_an_evaluation_resumed_elsewhere_says_so(context: Context, artifact: Pat
 
 
 def test_the_same_seed_with_more_students_keeps_the_first_ones(
-    context: Context, artifact: Path
+    context: Context, artifact: Path, no_figures: None
 ) -> None:
     context = evaluating(context, artifact)
     two = digests(run(EVALUATE, context))
@@ -297,10 +389,166 @@ def test_the_same_seed_with_more_students_keeps_the_first_ones(
     assert three["student-1.safetensors"] == two["student-1.safetensors"]
 
 
-def test_only_what_was_asked_is_measured(context: Context, artifact: Path) -> None:
-    body = {**EVALUATE, "attacks": ["clean", "pgd"], "domains": ["pixel"], "modes": ["untargeted"]}
-    outcome = run(body, evaluating(context, artifact))
-    assert list(outcome.metrics) == ["clean", "pixel/pgd/untargeted", "pixel/worst"]
+def test_only_what_was_asked_is_measured_and_clean_beside_it(
+    context: Context, artifact: Path, no_figures: None
+) -> None:
+    body = {**EVALUATE, "attacks": ["pgd"], "protocols": ["quick"]}
+    (only,) = report_of(run(body, evaluating(context, artifact))).protocols
+    assert list(only.measures) == ["pgd/untargeted"]
+    assert list(only.settings) == ["clean", "pgd"]
+    assert only.clean is not None
+
+
+@pytest.fixture
+def models(context: Context) -> Context:
+    """A context with two models of tiny's images: a file under the data root, and an artifact."""
+    (context.data_root / "models").mkdir()
+    paths = [context.data_root / "models" / "one.pth", context.data_root / "two"]
+    for number, path in enumerate(paths):
+        made = build(
+            "convnet-d1-w4", channels=3, size=8, classes=3, generator=generator(number, "model")
+        )
+        if number == 0:
+            torch.save(made.state_dict(), path)
+        else:
+            weights.save(made, path)
+    return replace(context, inputs={"art_2": paths[1]})
+
+
+def test_models_are_evaluated_under_their_names(models: Context, no_figures: None) -> None:
+    outcome = run(MODELS, models)
+    assert [(output.name, output.kind) for output in outcome.outputs] == [
+        ("evaluation.json", "evaluation"),
+        ("timings.json", "timings"),
+        ("provenance.json", "provenance"),
+        ("outcomes.parquet", "outcomes"),
+        ("beard-quick-one.log", "log"),
+        ("beard-quick-two.log", "log"),
+    ]
+    report = report_of(outcome)
+    assert report.set is None
+    one, two = report.subjects
+    assert (one.name, one.network) == ("one", "convnet-d1-w4")
+    assert one.assumed  # a bare state dict says less than a file of ours
+    assert (two.name, two.assumed) == ("two", [])
+    told = outcome.provenance["parents"]
+    assert told == {"one": one.digest, "art_2": two.digest}
+    assert one.digest != two.digest
+    (only,) = report.protocols
+    assert only.measures["autoattack/targeted"].not_applicable
+    assert only.measures["pgd/targeted"].accuracy is not None
+    assert only.measures["pgd/targeted"].accuracy.n == 2
+
+
+def test_a_model_that_changed_meanwhile_is_evaluated_anew(
+    models: Context, no_figures: None
+) -> None:
+    with pytest.raises(Stopped):
+        run(MODELS, replace(models, should_stop=StopAfter(3)))
+    other = build("convnet-d1-w4", channels=3, size=8, classes=3, generator=generator(9))
+    weights.save(other, models.inputs["art_2"])
+    second = replace(
+        models, workdir=models.workdir.with_name("attempt-2"), earlier=(models.workdir,)
+    )
+    (note,) = run(MODELS, second).provenance["notes"]
+    assert "another run: inputs differed" in note
+
+
+def transferred(outcome: Outcome) -> TransferReport:
+    path = next(output.path for output in outcome.outputs if output.name == "transfer.json")
+    return TransferReport.model_validate_json(path.read_text())
+
+
+def test_transferring_leaves_matrices_logs_and_figures(models: Context) -> None:
+    outcome = run(TRANSFER, models)
+    names = [(output.name, output.kind) for output in outcome.outputs]
+    assert names[:5] == [
+        ("transfer.json", "transfer"),
+        ("timings.json", "timings"),
+        ("provenance.json", "provenance"),
+        ("beard-transfer-one.log", "log"),
+        ("beard-transfer-two.log", "log"),
+    ]
+    measured = [f"{attack}/{mode}" for attack in ("fgsm", "pgd") for mode in MODES]
+    stems = [f"heatmap-i-rr-{mode}" for mode in MODES]
+    stems += [f"heatmap-{name.replace('/', '-')}" for name in measured]
+    assert names[5:] == [(f"{s}.{kind}", "figure") for s in stems for kind in ("svg", "png")]
+    report = transferred(outcome)
+    assert (report.sources, report.targets) == (["one", "two"], ["one", "two"])
+    assert report.on_self == [[True, False], [False, True]]
+    assert list(report.accuracy) == measured
+    assert list(report.target_hit) == ["fgsm/targeted", "pgd/targeted"]
+    assert list(report.i_rr) == list(MODES)
+    assert (report.protocol, report.overridden) == ("quick@1", ["pgd.steps"])
+    assert report.settings["pgd"]["early_stop"] is False
+    assert [model.name for model in report.models] == ["one", "two"]
+    assert (report.test_images, report.test_images_of) == (5, 12)
+    assert outcome.metrics["i_rr"] == report.i_rr
+    assert outcome.provenance["notes"] == ["8 blocks of images crafted, 0 reused"]
+
+
+def test_the_matrices_follow_from_each_other(models: Context, no_figures: None) -> None:
+    report = transferred(run({**TRANSFER, "targets": [{"file": "one"}]}, models))
+    assert (report.sources, report.targets) == (["one", "two"], ["one"])
+    assert report.on_self == [[True], [False]]
+    clean = report.clean["one"]
+    for row in range(2):
+        for mode in MODES:
+            seen = [report.accuracy[f"{attack}/{mode}"][row][0] for attack in ("fgsm", "pgd")]
+            if clean > 0:
+                drop, worst = clean - sum(seen) / 2, clean - min(seen)
+                expected = 100 * (1 - drop / clean * worst / clean)
+                assert report.i_rr[mode][row][0] == pytest.approx(expected)
+        every = [matrix[row][0] for matrix in report.accuracy.values()]
+        assert report.worst_case[row][0] <= min([clean, *every])
+
+
+def test_crafted_images_are_reused_by_the_next_job(models: Context, no_figures: None) -> None:
+    cached = replace(models, cache=models.data_root / "cache")
+    first = run({**TRANSFER, "sources": [{"file": "one"}]}, cached)
+    assert first.provenance["notes"] == ["4 blocks of images crafted, 0 reused"]
+    second = run(TRANSFER, replace(cached, workdir=models.workdir.with_name("attempt-2")))
+    assert second.provenance["notes"] == ["4 blocks of images crafted, 4 reused"]
+    alone = run(TRANSFER, replace(models, workdir=models.workdir.with_name("alone")))
+    assert digests(second) == digests(alone)
+
+
+def test_a_stopped_transfer_goes_on_and_ends_alike(models: Context, no_figures: None) -> None:
+    whole = run(TRANSFER, replace(models, workdir=models.workdir.with_name("whole")))
+    with pytest.raises(Stopped):
+        run(TRANSFER, replace(models, should_stop=StopAfter(12)))
+    second = replace(
+        models, workdir=models.workdir.with_name("attempt-2"), earlier=(models.workdir,)
+    )
+    resumed = run(TRANSFER, second)
+    assert digests(resumed) == digests(whole)
+    assert resumed.provenance["notes"][0].startswith("resumed after")
+
+
+def test_errors_of_models_name_their_field(models: Context) -> None:
+    def problem(body: dict[str, Any], context: Context = models) -> tuple[str, str | None]:
+        error = failure(lambda: run(body, context))
+        return error.code, error.field
+
+    gone = {**MODELS, "models": [{"file": "one"}, {"file": "gone"}]}
+    assert problem(gone) == ("weights_missing", "models.1.file")
+    assert problem(MODELS, replace(models, inputs={})) == ("input_missing", "models.1.artifact")
+    assert problem(TRANSFER, replace(models, inputs={})) == ("input_missing", "sources.1.artifact")
+    other = {**TRANSFER, "targets": [{"artifact": "art_2", "network": "convnet-d2-w4"}]}
+    _, field = problem(other)
+    assert field is not None
+    assert field.startswith("targets.0.")
+    aimed = {**MODELS, "protocols": ["rome-2025"], "attacks": ["pgd"]}
+    assert problem(aimed) == ("target_out_of_range", "modes")
+    (models.data_root / "models" / "one.pth").write_bytes(b"no weights")
+    _, field = problem(MODELS)
+    assert field == "models.0.file"
+
+
+def test_a_transfer_of_nothing_is_refused(models: Context) -> None:
+    body = {**TRANSFER, "attacks": ["autoattack"], "modes": ["targeted"], "overrides": {}}
+    error = failure(lambda: run(body, models))
+    assert (error.code, error.field) == ("nothing_to_transfer", "attacks")
 
 
 def test_iterates_can_be_judged_under_an_attack_of_no_strength(context: Context) -> None:
@@ -352,16 +600,19 @@ def test_the_last_iterate_is_kept_beside_a_chosen_one(
     assert not torch.equal(last.images, synthetic.load(outcome.outputs[0].path).images)
 
 
-def test_a_bare_reference_file_can_be_evaluated(context: Context, tmp_path: Path) -> None:
+def test_a_bare_reference_file_can_be_evaluated(
+    context: Context, tmp_path: Path, no_figures: None
+) -> None:
     draws = torch.Generator().manual_seed(1)
     images = torch.randn(10, 1, 8, 8, generator=draws)
     torch.save({"data": [[images, torch.arange(10)]]}, tmp_path / "bare.pt")
     given = evaluating(context, tmp_path / "bare.pt")
     students = {"count": 1, "network": "convnet-d1-w4", "epochs": 0}
-    body = {**EVALUATE, "students": students, "attacks": ["clean"]}
+    body = {**EVALUATE, "students": students, "attacks": ["clean"], "overrides": {}}
     assert failure(lambda: run(body, given)).field == "dataset"
     outcome = run({**body, "dataset": "digits", "factor": 1}, given)
-    assert list(outcome.metrics) == ["clean"]
+    assert "quick/clean" in outcome.metrics
+    assert all(one.worst_case == {} for one in report_of(outcome).protocols)
 
 
 def test_errors_name_field_and_remedy(context: Context, artifact: Path, tmp_path: Path) -> None:
@@ -372,10 +623,9 @@ def test_errors_name_field_and_remedy(context: Context, artifact: Path, tmp_path
     absent = failure(lambda: run(EVALUATE, context))
     assert (absent.code, absent.field) == ("input_missing", "artifact")
     given = evaluating(context, artifact)
-    budgets = {"reference": {"target_rule": "mod10"}}
-    rule = failure(lambda: run({**EVALUATE, "budgets": budgets}, given))
-    assert (rule.code, rule.field) == ("target_out_of_range", "budgets.reference.target_rule")
-    assert "modC" in rule.remedy
+    rule = failure(lambda: run({**EVALUATE, "modes": ["targeted"]}, given))
+    assert (rule.code, rule.field) == ("target_out_of_range", "modes")
+    assert "untargeted" in rule.remedy
     deep = {**EVALUATE["students"], "network": "convnet-d4"}
     halved = failure(lambda: run({**EVALUATE, "students": deep}, given))
     assert (halved.code, halved.field) == ("network_too_deep", "students.network")

@@ -309,7 +309,7 @@ def test_canonical_evaluations_and_transfers_hold_every_field() -> None:
     ("change", "field"),
     [
         ({"artifact": ""}, "artifact"),
-        ({"artifact": None}, "(body)"),
+        ({"artifact": None}, "artifact"),
         ({"dataset": "mnist"}, "dataset"),
         ({"students": {"count": 0}}, "students.count"),
         ({"students": {"epoch": 3}}, "students.epoch"),
