@@ -18,6 +18,7 @@ from rome_core.recipes.attacks import (
     SquareSettings,
     VmiFgsmSettings,
 )
+from rome_core.recipes.autoattack import stages
 
 TYPICAL_LEFT = 0.3
 """Share of the images that an attack in a cascade still has before it, on average."""
@@ -34,39 +35,34 @@ def expected(settings: Settings, classes: int) -> float:
 
 
 def at_most(settings: Settings, classes: int) -> int:
-    """Passes an image that an attack can make."""
+    """Passes an image that an attack can make: of most attacks, those of an image they fail on."""
     match settings:
         case FgsmSettings():
             return 3
         case PgdSettings():
             return settings.restarts * (2 * settings.steps + 1)
         case DeepFoolSettings():
-            looked = min(settings.classes or classes, classes)
-            return settings.steps * (1 + looked) + 1
+            # A step looks at the label's lead over every other class, at one backward pass each.
+            return 1 + settings.steps * min(settings.classes or classes, classes) + 1
         case CwSettings():
-            return settings.binary_search_steps * (2 * settings.steps + 1)
+            return settings.binary_search_steps * 2 * settings.steps + 1
         case ApgdSettings():
-            runs = min(settings.target_classes, classes - 1) if _multi(settings) else 1
-            return runs * settings.restarts * 2 * settings.eot * (settings.steps + 1)
+            targets = settings.target_classes if settings.loss == "dlr-targeted" else 1
+            runs = settings.restarts * min(targets, classes - 1)
+            return 1 + runs * 2 * settings.eot * (settings.steps + 1)
+        case FabSettings(multi_target=True):
+            runs = settings.restarts * min(settings.target_classes, classes - 1)
+            return 1 + runs * 3 * settings.steps
         case FabSettings():
-            each = 3 * settings.steps + 1
-            if settings.multi_target:
-                return settings.restarts * min(settings.target_classes, classes - 1) * each
-            return settings.restarts * settings.steps * (2 + classes)
+            return 1 + settings.restarts * settings.steps * (2 + classes)
         case SquareSettings():
             return settings.restarts * settings.queries
         case AutoAttackSettings():
-            apgd = 2 * (settings.steps + 1)
-            targeted = min(9, classes - 1) * (apgd + 3 * settings.steps)
-            return 2 * apgd + targeted + settings.queries
+            return 1 + sum(at_most(stage, classes) for _, stage in stages(settings, classes))
         case SpsaSettings():
-            return settings.steps * (settings.samples + 1)
+            return settings.steps * (settings.samples + settings.early_stop) + 1
         case MiFgsmSettings():
             return 2 * settings.steps + 1
         case VmiFgsmSettings():
-            return 2 * settings.steps * (1 + settings.samples) + 1
+            return 2 * settings.steps + 2 * settings.samples * (settings.steps - 1) + 1
     return 1
-
-
-def _multi(settings: ApgdSettings) -> bool:
-    return settings.loss == "dlr-targeted"

@@ -62,6 +62,7 @@ class Evidence:
     probes: Mapping[str, Any] | None = None
     query_only: Mapping[str, float] = field(default_factory=dict)
     noisy: Mapping[str, float] = field(default_factory=dict)
+    clamped: float | None = None
     overridden: Sequence[str] = ()
     gradient_attacks: Sequence[str] = ()
 
@@ -95,7 +96,7 @@ def _all(evidence: Evidence) -> Iterator[Finding]:
         yield from _outputs(evidence.probes)
         yield from _gradients(evidence.probes)
         yield from _curve(evidence.probes)
-        yield from _clamp(evidence)
+    yield from _clamp(evidence)
     if not evidence.gradient_attacks and evidence.worst is not None:
         yield Finding(
             "no_gradient_attack",
@@ -213,9 +214,10 @@ def _curve(probes: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _clamp(evidence: Evidence) -> Iterator[Finding]:
-    assert evidence.probes is not None
-    before, after = evidence.probes["clean_all"], evidence.probes["clamped_all"]
-    if before - after <= CLAMP_COST:
+    before, after = evidence.clean, evidence.clamped
+    if (before is None or after is None) and evidence.probes is not None:
+        before, after = evidence.probes["clean_all"], evidence.probes["clamped_all"]
+    if before is None or after is None or before - after <= CLAMP_COST:
         return
     facts = {"clean": before, "clamped": after, "lost_without_attack": before - after}
     if evidence.domain == "reference":

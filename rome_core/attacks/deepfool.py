@@ -177,7 +177,7 @@ def _look(
             (normal_k,) = torch.autograd.grad(lead, leaf, retain_graph=True)
             slope_k = norms.length(normal_k).flatten()
             distance = gap_k / slope_k
-            nearer = asked & (slope_k > 0) & (distance < nearest)
+            nearer = asked & (distance < nearest)  # never where there is no slope
             gap, slope = torch.where(nearer, gap_k, gap), torch.where(nearer, slope_k, slope)
             nearest = torch.where(nearer, distance, nearest)
             normal = torch.where(nearer.view(-1, 1, 1, 1), normal_k, normal)

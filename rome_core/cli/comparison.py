@@ -6,7 +6,7 @@ Owns the reading of two reports and their tables. The tests are `rome_core.evalu
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,15 @@ def compare_files(first: Path, second: Path) -> dict[str, Any]:
     different ones are not compared.
     """
     one, other = _Evaluation(first), _Evaluation(second)
+    try:
+        told = _compared(one, other)
+    except CoreError as error:
+        # The two files are the bad input, though nothing within either is wrong.
+        raise CoreError(error.code, error.detail, error.remedy, f"{first}, {second}") from error
+    return {"first": str(first), "second": str(second), "comparisons": told}
+
+
+def _compared(one: _Evaluation, other: _Evaluation) -> list[dict[str, Any]]:
     _check(one.report, other.report)
     common = [key for key in one.measured if key in other.measured]
     if not common:
@@ -42,7 +51,7 @@ def compare_files(first: Path, second: Path) -> dict[str, Any]:
         made = compare(a, b, Resamples(len(a.images), seed=one.report.seed))
         protocol, attack, mode = key
         told.append({"protocol": protocol, "attack": attack, "mode": mode or None, **asdict(made)})
-    return {"first": str(first), "second": str(second), "comparisons": told}
+    return told
 
 
 class _Evaluation:
@@ -70,34 +79,45 @@ class _Evaluation:
                 "Keep the table that `evaluate --out` writes beside its report.",
                 str(path),
             )
-        rows = read_parquet(there[0])
+        try:
+            rows = read_parquet(there[0])
+        except CoreError as error:
+            raise CoreError(error.code, error.detail, error.remedy, str(path)) from error
+        if any(self._said(row) != float(row.correct.double().mean()) for row in rows):
+            raise CoreError(
+                "outcomes_missing",
+                f"The table {there[0].name} is not of this report: their accuracies differ.",
+                "Keep the table that `evaluate --out` writes beside its report.",
+                str(path),
+            )
         self.measured = dict(self._collected(rows))
 
-    def _collected(self, rows: list[Outcomes]) -> list[tuple[Key, Measured]]:
+    def _said(self, row: Outcomes) -> float | None:
+        """The accuracy that the report gives for what a part of the table is about."""
+        for protocol in self.report.protocols:
+            if protocol.id == row.protocol:
+                name = f"{row.attack}/{row.mode}" if row.mode else row.attack
+                measure = protocol.measures.get(name)
+                share = measure.accuracy if measure else protocol.clean if name == "clean" else None
+                values = share.values if share else []
+                return values[row.subject] if row.subject < len(values) else None
+        return None
+
+    def _collected(self, rows: list[Outcomes]) -> Iterator[tuple[Key, Measured]]:
         by_key: dict[Key, list[Outcomes]] = {}
         for row in rows:
             by_key.setdefault((row.protocol, row.attack, row.mode), []).append(row)
-        digests = {protocol.id: protocol for protocol in self.report.protocols}
-        made = []
+        protocols = {protocol.id: protocol for protocol in self.report.protocols}
         for key, own in by_key.items():
             protocol, attack, mode = key
-            settings: Mapping[str, Any] = digests[protocol].settings[attack]
+            settings = json.dumps(protocols[protocol].settings[attack], sort_keys=True)
             correct = torch.stack([row.correct for row in own])
-            made.append(
-                (
-                    key,
-                    Measured(
-                        protocol,
-                        attack,
-                        json.dumps(settings, sort_keys=True),
-                        mode,
-                        self.report.dataset,
-                        own[0].image,
-                        correct,
-                    ),
-                )
+            yield (
+                key,
+                Measured(
+                    protocol, attack, settings, mode, self.report.dataset, own[0].image, correct
+                ),
             )
-        return made
 
 
 def _check(one: EvaluationReport, other: EvaluationReport) -> None:

@@ -269,6 +269,7 @@ class _Reporter:
             clean=None if clean is None else _percent(clean) / 100,
             worst=worst["all"].mean if worst else None,
             probes=self._done.evidence.get(self._protocol.id),
+            clamped=None if "clamp" not in self._of else _percent(self._of["clamp"]) / 100,
             query_only=query_only,
             noisy=noisy,
             overridden=self._protocol.overridden,

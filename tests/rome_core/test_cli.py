@@ -12,14 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from rome_core import cli, recipes, synthetic
 from rome_core.cli import commands
 from rome_core.cli.arguments import parse
 from rome_core.cli.terminal import Terminal, describe, duration
+from rome_core.evaluation.outcomes import read_parquet
 from rome_core.progress import Progress, Stopped
+from rome_core.provenance import file_digest
+from rome_core.recipes.attacks import MODES
+from rome_core.recipes.report import EvaluationReport, TransferReport
 from rome_core.runner import Context, Outcome, run
 from rome_core.torchvision_adapter import torchvision_datasets
+from tests.rome_core.evaluation.conftest import NETWORK, trained
 
 RANDOM = ["distill", "--method", "random", "--dataset", "digits", "--ipc", "2", "--threads", "1"]
 ROME = [
@@ -52,13 +58,22 @@ def test_distil_then_evaluate(out: Path, capsys: pytest.CaptureFixture[str]) -> 
         "set.safetensors",
     ]
     report = out.with_name("report.json")
-    assert call("evaluate", "--set-file", out, *QUICK, "--seed", 1, "--out", report) == cli.DONE
+    asked = [*QUICK, "--seed", 1, "--protocol", "quick,rome-2025", "--attacks", "pgd"]
+    assert call("evaluate", "--set-file", out, *asked, "--out", report) == cli.DONE
     told = capsys.readouterr()
-    assert "pixel/pgd/untargeted" in told.out
+    assert "quick@1: accuracy in percent on 10 test images of digits, 95 % interval" in told.out
+    assert "rome-2025@1: " in told.out
+    assert "  pgd/untargeted  " in told.out
+    assert "  trust in these numbers: " in told.out
     assert "must not be compared" in told.out
-    assert json.loads(report.read_text())["test_images"] == 10
-    assert report.with_name("report.student-0.safetensors").is_file()
-    assert not report.with_name("report.json.work").exists()
+    assert [one["test_images"] for one in json.loads(report.read_text())["protocols"]] == [10, 10]
+    beside = {path.name for path in report.parent.glob("report.*")}
+    assert {
+        *("report.student-0.safetensors", "report.outcomes.parquet", "report.provenance.json"),
+        *("report.timings.json", "report.beard-quick.log", "report.beard-rome-2025.log"),
+        *("report.attacks-quick.svg", "report.samples-rome-2025.png"),
+    } < beside
+    assert "report.json.work" not in beside
 
 
 def test_json_is_one_line_on_stdout(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,15 +129,16 @@ def test_any_field_of_an_evaluation_can_be_set(
 ) -> None:
     call(*RANDOM, "--out", out)
     capsys.readouterr()
-    settings = ["--set", "budgets.pixel.steps=2", "--set", "students.augmentation=none"]
-    lists = ["--attacks", "clean,pgd", "--domains", "pixel"]
+    settings = ["--set", "overrides.pgd.steps=2", "--set", "students.augmentation=none"]
+    lists = ["--attacks", "clean,pgd", "--modes", "untargeted", "--set", "probes=false"]
     report = out.with_name("r.json")
     code = call("evaluate", "--set-file", out, *QUICK, *settings, *lists, "--out", report, "--json")
     assert code == cli.DONE
     spec = json.loads(capsys.readouterr().out)["spec"]
-    assert spec["budgets"]["pixel"]["steps"] == 2
+    assert spec["overrides"] == {"pgd": {"steps": 2}}
     assert spec["students"]["augmentation"] == "none"
-    assert spec["attacks"] == ["clean", "pgd"]
+    assert (spec["attacks"], spec["modes"]) == (["clean", "pgd"], ["untargeted"])
+    assert (spec["protocols"], spec["probes"]) == (["pixel@1"], False)
     bad = call("evaluate", "--set-file", out, "--set", "limit.x=1", "--limit", 3, "--out", report)
     assert bad == cli.BAD_INPUT
 
@@ -143,6 +159,7 @@ class Stopping:
             Context(
                 workdir=context.workdir,
                 data_root=context.data_root,
+                inputs=context.inputs,
                 threads=1,
                 should_stop=should_stop,
             ),
@@ -194,6 +211,255 @@ def test_ctrl_c_leaves_a_checkpoint_and_exits_with_130(tmp_path: Path) -> None:
     assert "goes on from there" in rest
     assert "Traceback" not in rest
     assert list((tmp_path / "set.pt.work/checkpoints").glob("step-*.json"))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the weights of two models and no figures to wait for."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("m.pth", "n.pth"), start=1):
+        torch.save(trained(number).state_dict(), tmp_path / name)
+    monkeypatch.setattr("rome_core.evaluation.drawings.draw", lambda *given: iter(()))
+    monkeypatch.setattr("rome_core.evaluation.drawings.draw_transfer", lambda *given: iter(()))
+    return tmp_path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+FEW = ["--dataset", "digits", "--limit", 30, "--seed", 5, "--threads", 1]
+ASKED = [*FEW, "--attacks", "fgsm,pgd", "--protocol", "rome-2025", "--set", "probes=false"]
+
+
+def test_a_checkpoint_is_evaluated_and_nothing_is_kept_unless_asked(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`evaluate --checkpoint F.pth --network N --dataset D --protocol P --attacks A,B --json`."""
+    model = ["--checkpoint", "m.pth", "--network", NETWORK]
+    assert call("evaluate", *model, *ASKED, "--json") == cli.DONE
+    told = capsys.readouterr()
+    (line,) = told.out.splitlines()
+    found = json.loads(line)
+    assert found["outputs"] == {}
+    assert names(here) == ["m.pth", "n.pth"]
+    (asked,) = found["spec"]["models"]
+    assert (asked["name"], asked["network"]) == ("m", NETWORK)
+    assert asked["artifact"] == f"sha256:{file_digest(here / 'm.pth')}"
+    assert found["spec_hash"] == recipes.spec_hash(found["spec"])
+    report = EvaluationReport.model_validate(found["report"])
+    (only,) = report.protocols
+    assert only.id == "rome-2025@1"
+    assert list(only.measures) == [
+        "clamp",
+        *(f"{attack}/{mode}" for attack in ("fgsm", "pgd") for mode in MODES),
+    ]
+    assert only.clean is not None
+    assert only.clean.mean > 0.8
+    assert found["metrics"]["rome-2025/clean"]["mean"] == only.clean.mean
+    assert "attacking 180/180 100%" in told.err
+
+
+def test_a_report_and_its_companions_go_where_they_were_asked_for(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ["--checkpoint", "m.pth", "--checkpoint", "n.pth"]
+    assert call("evaluate", *both, *ASKED, "--out", "sub/r.json", "--json") == cli.DONE
+    outputs = json.loads(capsys.readouterr().out)["outputs"]
+    assert outputs["evaluation.json"] == "sub/r.json"
+    assert outputs["outcomes.parquet"] == "sub/r.outcomes.parquet"
+    assert sorted(Path(path).name for path in outputs.values()) == names(here / "sub")
+    report = EvaluationReport.model_validate_json((here / "sub/r.json").read_text())
+    assert [subject.name for subject in report.subjects] == ["m", "n"]
+    assert all(subject.assumed for subject in report.subjects)  # bare weights say little
+
+
+def test_a_stopped_evaluation_goes_on_with_the_same_command(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", "--checkpoint", "m.pth", *ASKED, "--json"]
+    assert call(*command) == cli.DONE
+    whole = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr(commands, "run", Stopping(20))
+    assert call(*command) == cli.STOPPED
+    assert capsys.readouterr().out == ""
+    assert "m.evaluation.work" in names(here)
+    monkeypatch.setattr(commands, "run", run)
+    assert call(*command) == cli.DONE
+    assert json.loads(capsys.readouterr().out) == whole
+    assert names(here) == ["m.pth", "n.pth"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--protocol", "pixle"], "Did you mean 'pixel'?"),
+        (["--attacks", "pdg"], "Did you mean 'pgd'?"),
+        (["--modes", "both"], "'targeted' or 'untargeted'"),
+        (["--set", "overrides.pgd.stepz=3"], "overrides.pgd.stepz: there is no such field"),
+        (["--network", "resnet"], "models.0.network"),
+        (["--network", "convnet-d2-w8"], "models.0.network"),
+        (["--limit", "0"], "limit: "),
+        (["--dataset", "npz:gone"], "not under the data root"),
+        (["--checkpoint", "gone.pth"], "there is no file gone.pth"),
+        (["--checkpoint", "m.pth"], "a name is given twice"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line_with_a_remedy_and_code_2(
+    argv: list[str], words: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("evaluate", "--checkpoint", "m.pth", *ASKED, *argv) == cli.BAD_INPUT
+    told = capsys.readouterr()
+    errors = [line for line in told.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert words in errors[0]
+    assert told.out == ""
+
+
+@pytest.mark.parametrize("argv", [[], ["--set-file", "a.pt", "--checkpoint", "m.pth"]])
+def test_a_set_or_checkpoints_and_not_both(argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["evaluate", *argv])
+    assert caught.value.code == cli.BAD_INPUT
+
+
+def test_models_are_attacked_with_each_others_images(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "transfer",
+        "--checkpoint",
+        "m.pth",
+        "--target",
+        "n.pth",
+        *FEW,
+        "--protocol",
+        "quick",
+    ]
+    command += ["--attacks", "fgsm,pgd", "--cache", "cache"]
+    assert call(*command) == cli.DONE
+    told = capsys.readouterr().out
+    assert "I-RR in percent, untargeted, quick@1 (rows craft, columns are attacked)" in told
+    assert names(here) == ["cache", "m.pth", "n.pth"]
+
+    assert call(*command, "--out", "t.json", "--json") == cli.DONE
+    (line,) = capsys.readouterr().out.splitlines()
+    found = json.loads(line)
+    report = TransferReport.model_validate(found["report"])
+    assert report == TransferReport.model_validate_json((here / "t.json").read_text())
+    assert (report.sources, report.targets) == (["m"], ["n"])
+    assert report.on_self == [[False]]
+    assert set(found["outputs"]) == {"transfer.json", "timings.json", "provenance.json"}
+    notes = json.loads((here / "t.provenance.json").read_text())["notes"]
+    assert notes == ["0 blocks of images crafted, 4 reused"]
+
+
+def test_a_source_and_a_target_of_one_name_are_refused(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The names come from the files: a/m.pth and m.pth would be one row and column."""
+    (here / "a").mkdir()
+    (here / "n.pth").rename(here / "a" / "m.pth")
+    assert call("transfer", "--checkpoint", "m.pth", "--target", "a/m.pth", *FEW) == cli.BAD_INPUT
+    assert "'m' and are different models" in capsys.readouterr().err
+
+
+def evaluated(here: Path, name: str, model: str, *more: object) -> Path:
+    out = here / name
+    few = [*FEW, "--attacks", "fgsm,pgd", "--modes", "untargeted", "--set", "probes=false"]
+    given = ["--checkpoint", model, "--protocol", "quick", *few, *more, "--out", out]
+    assert call("evaluate", *given) == cli.DONE
+    return out
+
+
+def test_two_evaluations_are_compared_image_by_image(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = ["--set", "overrides.pgd.epsilon=24/255"]
+    first, second = (evaluated(here, f"{m}.json", f"{m}.pth", *wide) for m in "mn")
+    capsys.readouterr()
+    assert call("compare", first, second, "--json") == cli.DONE
+    (line,) = capsys.readouterr().out.splitlines()
+    found = json.loads(line)
+    assert (found["first"], found["second"]) == (str(first), str(second))
+    right = {}
+    for path in (first, second):
+        table = read_parquet(path.with_suffix(".outcomes.parquet"))
+        right[path] = {(row.attack, row.mode): row.correct for row in table}
+    assert [one["attack"] for one in found["comparisons"]] == ["clean", "fgsm", "pgd"]
+    for one in found["comparisons"]:
+        a, b = (right[path][one["attack"], one["mode"] or ""] for path in (first, second))
+        assert one["protocol"] == "quick@1"
+        assert one["first_only"] == int((a & ~b).sum())
+        assert one["second_only"] == int((~a & b).sum())
+        assert one["difference"] == pytest.approx(
+            100 * (one["first_only"] - one["second_only"]) / 30
+        )
+        assert (one["test"], one["n"]) == ("mcnemar", 30)
+    assert any(one["first_only"] or one["second_only"] for one in found["comparisons"])
+    assert call("compare", first, second) == cli.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{first} less {second}, in points of accuracy"
+    assert lines[3].startswith("  quick@1/pgd/untargeted ")
+    assert call("compare", first, first, "--json") == cli.DONE
+    same = json.loads(capsys.readouterr().out)["comparisons"]
+    assert {(one["difference"], one["p"]) for one in same} == {(0.0, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--protocol", "pixel"], "another protocol"),
+        (["--set", "overrides.pgd.steps=3"], "attack settings"),
+        (["--seed", 6], "test images"),
+        (["--limit", 20], "test images"),
+        (["--modes", "targeted", "--attacks", "pgd", "--seed", 6], "test images"),
+    ],
+)
+def test_what_was_measured_otherwise_is_not_compared(
+    more: list[object], words: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = evaluated(here, "1.json", "m.pth"), evaluated(here, "2.json", "m.pth", *more)
+    capsys.readouterr()
+    assert call("compare", first, second) == cli.BAD_INPUT
+    told = capsys.readouterr()
+    assert told.out == ""
+    (line,) = told.err.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+
+
+def test_what_is_no_evaluation_is_not_compared(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = evaluated(here, "1.json", "m.pth")
+    capsys.readouterr()
+    (here / "other.json").write_text("{}")
+    (here / "lonely.json").write_bytes(first.read_bytes())
+    mixed = evaluated(here, "2.json", "m.pth", "--protocol", "pixel")
+    capsys.readouterr()
+    mixed.with_suffix(".outcomes.parquet").rename(here / "3.outcomes.parquet")
+    (here / "3.json").write_bytes(first.read_bytes())
+    for path, words in (
+        ("gone.json", "no evaluation"),
+        ("other.json", "no evaluation"),
+        ("lonely.json", "There is no lonely.outcomes.parquet"),
+        ("3.json", "not of this report"),
+    ):
+        assert call("compare", first, here / path) == cli.BAD_INPUT
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
+
+
+def test_protocols_are_listed_with_their_attacks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("protocols") == cli.DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("pixel@1  Sound") for line in lines)
+    assert any(line.startswith("  * autoattack ") for line in lines)
+    assert any(line.startswith("    square ") for line in lines)
+    assert call("protocols", "--json") == cli.DONE
+    told = json.loads(capsys.readouterr().out)
+    assert [one["id"] for one in told] == [one.id for one in recipes.catalogue.protocols()]
 
 
 def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -488,17 +488,18 @@ def test_transferring_leaves_matrices_logs_and_figures(models: Context) -> None:
 
 
 def test_the_matrices_follow_from_each_other(models: Context, no_figures: None) -> None:
-    report = transferred(run({**TRANSFER, "targets": [{"file": "one"}]}, models))
+    body = {**TRANSFER, "targets": [{"file": "one"}], "limit": None}
+    report = transferred(run(body, models))
     assert (report.sources, report.targets) == (["one", "two"], ["one"])
     assert report.on_self == [[True], [False]]
     clean = report.clean["one"]
+    assert clean > 0
     for row in range(2):
         for mode in MODES:
             seen = [report.accuracy[f"{attack}/{mode}"][row][0] for attack in ("fgsm", "pgd")]
-            if clean > 0:
-                drop, worst = clean - sum(seen) / 2, clean - min(seen)
-                expected = 100 * (1 - drop / clean * worst / clean)
-                assert report.i_rr[mode][row][0] == pytest.approx(expected)
+            drop, worst = clean - sum(seen) / 2, clean - min(seen)
+            expected = 100 * (1 - drop / clean * worst / clean)
+            assert report.i_rr[mode][row][0] == pytest.approx(expected)
         every = [matrix[row][0] for matrix in report.accuracy.values()]
         assert report.worst_case[row][0] <= min([clean, *every])
 

@@ -231,6 +231,9 @@ def test_classes_that_are_too_far_are_not_looked_at():
     moved = (made.images - x).flatten()
     assert moved.nonzero().flatten().tolist() == [2]
     assert moved[2] == pytest.approx(1.02 * (0.15 / 2 + BEYOND))
+    # A steep class counts though it is no nearer: others might be as steep.
+    _, oracle = run(gapped(0.1, 0.19, 0.3, slopes=(1.0, 1.6, 1.0)), x, goal, chosen)
+    assert oracle.backwards.tolist() == [3]
 
 
 def test_an_image_that_wants_more_classes_is_looked_at_again_and_pays_alone():
