@@ -53,6 +53,7 @@ class Evidence:
     `rome_core.evaluation.probes` gives, None where they did not run. `query_only` maps balls in
     which attacks of both kinds ran to the share of images that query attacks break and no gradient
     attack does. `noisy` maps measures to the share of images left right by a margin below NOISE.
+    `clamped` is accuracy under the published clamp alone, where it was measured beside the attacks.
     `overridden` are paths of settings, `gradient_attacks` names.
     """
 

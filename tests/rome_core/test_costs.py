@@ -33,7 +33,7 @@ from rome_core.recipes.attacks import (
     VmiFgsmSettings,
 )
 from rome_core.recipes.protocols import PROTOCOLS
-from tests.rome_core.evaluation.conftest import bound, some, trained
+from tests.rome_core.evaluation.conftest import some, trained
 
 N = 6
 
@@ -45,7 +45,7 @@ def stubborn(x: Tensor) -> Tensor:
 
 
 def seen(x: Tensor) -> Tensor:
-    return bound(trained())((x - 0.3) / 0.38)
+    return trained()((x - 0.3) / 0.38)
 
 
 def passes(settings: Settings, *, targeted: bool = False, stays: bool = True) -> list[int]:

@@ -35,6 +35,7 @@ def digits(classes: int = 10) -> Dataset:
 
 
 @cache
+@torch.enable_grad()
 def trained(seed: int = 1, name: str = NETWORK, classes: int = 10) -> ConvNet:
     """A network that is right on most digits, in evaluation mode."""
     data = digits(classes)
