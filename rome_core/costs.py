@@ -42,8 +42,10 @@ def at_most(settings: Settings, classes: int) -> int:
         case PgdSettings():
             return settings.restarts * (2 * settings.steps + 1)
         case DeepFoolSettings():
-            # A step looks at the label's lead over every other class, at one backward pass each.
-            return 1 + settings.steps * min(settings.classes or classes, classes) + 1
+            # A step is a forward pass and a backward one for each rival. All but the first try the
+            # nearest rival alone, and where that is not enough look at all of them again.
+            looked = min(settings.classes or classes, classes)
+            return 1 + looked + (settings.steps - 1) * (looked + 2) + 1
         case CwSettings():
             return settings.binary_search_steps * 2 * settings.steps + 1
         case ApgdSettings():

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -118,6 +119,100 @@ def test_gradients_of_any_logits_are_plain_autograd(how: Plan, domain: str):
     assert torch.equal(which, rows)
     torch.testing.assert_close(one, expected[:, 0])
     torch.testing.assert_close(other, expected[rows, first])
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 4, 5, 6, 7, 99])
+def test_any_chunk_gives_the_same_gradients(images: int):
+    """Also a last one that is not full."""
+    net, (x, y) = network(), batch(7)
+    how = replace(CHUNKED, chunk_bytes=images * 4 * 8 * 8 * 4)
+    bound = Passes(net, how).bind(net.state_dict())
+    expected = plain_jacobian(net, x)
+    classes = torch.stack([y, (y + 1) % 5], dim=1)  # others for each image
+    logits, gradients = jacobian(bound, x, classes)
+    torch.testing.assert_close(logits, net(x))
+    torch.testing.assert_close(gradients, expected[torch.arange(7)[:, None], classes])
+    weights = torch.arange(1.0, 8, dtype=torch.float64)
+    _, losses, gradients = loss_gradient(
+        bound, x, lambda z, part: weights[part] * F.cross_entropy(z, y[part], reduction="none")
+    )
+    torch.testing.assert_close(losses, weights * F.cross_entropy(net(x), y, reduction="none"))
+    plain = plain_input_gradient(net, x, y)
+    torch.testing.assert_close(gradients, weights.view(-1, 1, 1, 1) * plain)
+
+
+class Memory:
+    """Room for so many images a pass; remembers how many were asked for at a time."""
+
+    def __init__(self, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room, self.asked = room, list[int]()
+        self.error = RuntimeError if room < 0 else torch.OutOfMemoryError
+        made = passes._pass
+
+        def make(kind: passes.Kind, skeleton: ConvNet, **options: bool) -> passes.Pass:
+            whole = made(kind, skeleton, **options)
+
+            def run(values: list[Tensor], x: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+                self.asked.append(len(x))
+                if len(x) > self.room:
+                    raise self.error("no room for that")
+                return whole(values, x, *more)
+
+            return run
+
+        monkeypatch.setattr(passes, "_pass", make)
+
+
+ASKS: dict[str, Callable[[Passes, ConvNet, Tensor, Tensor], Tensor]] = {
+    "logits": lambda made, net, x, y: made.logits(net.state_dict(), x),
+    "input gradient": lambda made, net, x, y: made.input_gradient(net.state_dict(), x, y),
+    "loss gradient": lambda made, net, x, y: made.loss_gradient(
+        net.state_dict(), x, lambda z, part: F.cross_entropy(z, y[part], reduction="none")
+    )[2],
+    "jacobian": lambda made, net, x, y: made.jacobian(net.state_dict(), x, y[:, None])[1],
+    "explore": lambda made, net, x, y: made.explore(net.state_dict(), x, fallen)[1],
+}
+
+
+@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
+def test_batches_shrink_to_what_memory_has_room_for(
+    ask: Callable[[Passes, ConvNet, Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+):
+    net, (x, y) = network(), batch(11)
+    expected = ask(Passes(net, EAGER), net, x, y)
+    memory, made = Memory(3, monkeypatch), Passes(net, EAGER)
+    torch.testing.assert_close(ask(made, net, x, y), expected)
+    assert memory.asked == [11, 5, 2, 2, 2, 2, 2, 1]
+    memory.asked.clear()
+    torch.testing.assert_close(ask(made, net, x, y), expected)
+    assert memory.asked == [2, 2, 2, 2, 2, 1]  # it knows
+
+
+def test_without_room_for_one_image_there_is_no_way(monkeypatch: pytest.MonkeyPatch):
+    net, (x, y) = network(), batch(3)
+    Memory(0, monkeypatch)
+    for ask in ASKS.values():
+        with pytest.raises(torch.OutOfMemoryError):
+            ask(Passes(net, EAGER), net, x, y)
+
+
+def test_another_failure_is_not_tried_again(monkeypatch: pytest.MonkeyPatch):
+    net, (x, y) = network(), batch(3)
+    memory = Memory(-1, monkeypatch)
+    for ask in ASKS.values():
+        memory.asked.clear()
+        with pytest.raises(RuntimeError, match="no room"):
+            ask(Passes(net, EAGER), net, x, y)
+        assert memory.asked == [3]
+
+
+def test_a_step_of_training_is_never_cut(monkeypatch: pytest.MonkeyPatch):
+    """Its gradient is of the whole batch: cut after some of it was added up, it would be wrong."""
+    net, (x, y) = network(), batch(3)
+    memory = Memory(2, monkeypatch)
+    with pytest.raises(torch.OutOfMemoryError):
+        Passes(net, EAGER).train_gradient(net.state_dict(), x, y)
+    assert memory.asked == [3]
 
 
 def test_the_weights_are_those_passed_in():

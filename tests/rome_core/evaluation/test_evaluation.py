@@ -136,8 +136,14 @@ def told(done: Evaluated, folder: Path) -> dict[str, Any]:
         "outcomes": (folder / "outcomes.parquet").read_bytes(),
         "evidence": json.dumps(dict(done.evidence)),
         "samples": {
-            name: [sample.measure, *(tensor.numpy().tobytes() for tensor in vars(sample).values()
-                                     if isinstance(tensor, torch.Tensor))]
+            name: [
+                sample.measure,
+                *(
+                    tensor.numpy().tobytes()
+                    for tensor in vars(sample).values()
+                    if isinstance(tensor, torch.Tensor)
+                ),
+            ]
             for name, sample in done.samples.items()
         },
         "train_accuracy": done.train_accuracy,
@@ -145,7 +151,7 @@ def told(done: Evaluated, folder: Path) -> dict[str, Any]:
             {name: value.numpy().tobytes() for name, value in s.network.state_dict().items()}
             for s in done.subjects
         ],
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("body", [MODELS, SET], ids=["models", "set"])

@@ -160,8 +160,9 @@ def test_answers_that_differ_are_seen() -> None:
 
 def test_labels_that_are_wrong_already_are_not_robust() -> None:
     test = some(16)
-    wrong = replace(test, labels=(trained()(
-        (test.pixels - test.mean[0]) / test.std[0]).argmax(dim=1) + 1) % 10)  # fmt: skip
+    wrong = replace(
+        test, labels=(trained()((test.pixels - test.mean[0]) / test.std[0]).argmax(dim=1) + 1) % 10
+    )
     found = probed(bound(trained()), wrong)
     assert found["clean"] == found["clean_all"] == found["unbounded"] == 0
     assert all(accuracy == 0 for _, accuracy in found["curve"])

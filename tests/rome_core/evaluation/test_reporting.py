@@ -130,8 +130,10 @@ def rows(done: Evaluated, name: str) -> list[list[Row]]:
     """The columns of a measure as plain rows: a list of images for each subject."""
     own = done.measurements[done.parts[0].protocol.id, name]
     columns = [{k: v.tolist() for k, v in one.faced.state_dict().items()} for one in own]
-    return [[{k: v[i] for k, v in c.items()} | {"label": labels()[i].item()} for i in range(N)]
-            for c in columns]  # fmt: skip
+    return [
+        [{k: v[i] for k, v in c.items()} | {"label": labels()[i].item()} for i in range(N)]
+        for c in columns
+    ]
 
 
 def check(share: Share | None, values: Sequence[Sequence[bool]], *, interval: bool = True) -> None:
@@ -204,8 +206,14 @@ def test_every_measure(subjects: int) -> None:
 def test_an_attack_that_breaks_nothing_has_no_medians() -> None:
     done = made(attacks=["clean", "pgd"], modes=["untargeted"])
     unharmed = done.measurements["quick@1", "clean"][0].faced
-    told = report(made(attacks=["clean", "pgd"], modes=["untargeted"], subjects=1,
-                       changed={"pgd/untargeted": unharmed}))  # fmt: skip
+    told = report(
+        made(
+            attacks=["clean", "pgd"],
+            modes=["untargeted"],
+            subjects=1,
+            changed={"pgd/untargeted": unharmed},
+        )
+    )
     one = told.measures["pgd/untargeted"]
     assert one.success is not None
     assert one.success.values == [0.0]
@@ -314,8 +322,14 @@ def test_metrics_are_of_counted_passes() -> None:
 def test_undefined_metrics_are_null_with_a_reason() -> None:
     done = made(attacks=["clean", "pgd"], modes=["untargeted"], subjects=1)
     clean = done.measurements["quick@1", "clean"][0].faced
-    told = report(made(attacks=["clean", "pgd"], modes=["untargeted"], subjects=1,
-                       changed={"pgd/untargeted": clean}))  # fmt: skip
+    told = report(
+        made(
+            attacks=["clean", "pgd"],
+            modes=["untargeted"],
+            subjects=1,
+            changed={"pgd/untargeted": clean},
+        )
+    )
     only = told.metrics["untargeted"]
     assert only.values["RR"] is None
     assert only.reasons["RR"]
@@ -374,8 +388,14 @@ def left(right: torch.Tensor, what: Measure, **columns: torch.Tensor) -> Faced:
     one = invented(what, 0, torch.ones(N, dtype=torch.bool))
     y = labels()
     prediction = torch.where(right, y, (y + 1) % CLASSES)
-    return replace(one, prediction=prediction, correct=right, hit=prediction == one.target,
-                   margin=torch.where(right, 1.0, -1.0), **columns)  # fmt: skip
+    return replace(
+        one,
+        prediction=prediction,
+        correct=right,
+        hit=prediction == one.target,
+        margin=torch.where(right, 1.0, -1.0),
+        **columns,
+    )
 
 
 def among(*numbers: int) -> torch.Tensor:
@@ -446,6 +466,21 @@ def test_survivors_on_the_boundary_are_counted() -> None:
     assert "boundary_noise" not in codes(attacked(QUICK, {"pgd": among(*range(9))}))
 
 
+def test_the_clamp_is_doubted_by_its_own_measure() -> None:
+    done = attacked(PUBLISHED, {"pgd": among(*range(20))}, probes=None)
+    assert list(codes(done)) == ["not_probed"]
+    clamped = left(among(*range(30)), Measure(PUBLISHED.id, "clamp", None))
+    clean = left(among(*range(N)), Measure(PUBLISHED.id, "clean", None))
+    done = made(
+        PUBLISHED,
+        ["clean", "clamp"],
+        subjects=1,
+        probes=None,
+        changed={"clean": clean, "clamp": clamped},
+    )
+    assert codes(done)["clamp_sensitive"]["lost_without_attack"] == pytest.approx(10 / N)
+
+
 def test_trust_follows_from_findings() -> None:
     clean = attacked(QUICK, {"pgd": among(1), "square": among(1)})
     assert (codes(clean), report(clean).trust) == ({}, "high")
@@ -500,8 +535,11 @@ def test_times_are_kept_apart_with_the_metrics_made_of_them() -> None:
 
 def test_protocols_are_reported_in_the_order_asked() -> None:
     one, other = made(QUICK, ["clean", "pgd"]), made(PUBLISHED, ["clean", "pgd"])
-    both = replace(one, parts=(*other.parts, *one.parts),
-                   measurements={**one.measurements, **other.measurements})  # fmt: skip
+    both = replace(
+        one,
+        parts=(*other.parts, *one.parts),
+        measurements={**one.measurements, **other.measurements},
+    )
     told = protocol_reports(both, seed=7)
     assert [report.id for report in told] == ["rome-2025@1", "quick@1"]
     assert told[1] == report(one)

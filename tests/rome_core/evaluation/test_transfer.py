@@ -107,9 +107,13 @@ def naive(
     for what in measures(protocol, [protocol.entry(name) for name in NAMES], MODES):
         for source in sources:
             images = face(
-                bound(source.network), test, protocol, protocol.entry(what.attack), what.mode,
+                bound(source.network),
+                test,
+                protocol,
+                protocol.entry(what.attack),
+                what.mode,
                 seed=5,
-            ).images  # fmt: skip
+            ).images
             for target in targets:
                 guesses = answers(target, images, pixels=protocol.name == "quick")
                 key = (what.name, source.name, target.name)
@@ -350,8 +354,9 @@ def test_a_crash_costs_what_was_done_since_the_last_checkpoint(
     with pytest.raises(RuntimeError, match="crash"):
         run(transfer(models, models), tmp_path / "a", report=crash)
     (*_, last), seen = seen, []
-    done = run(transfer(models, models), tmp_path / "b", earlier=[tmp_path / "a"],
-               report=seen.append)  # fmt: skip
+    done = run(
+        transfer(models, models), tmp_path / "b", earlier=[tmp_path / "a"], report=seen.append
+    )
     assert matrix(done) == expected
     assert seen[0].step == last.step
 
