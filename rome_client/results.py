@@ -77,7 +77,12 @@ def _protocol(label: str, own: Mapping[str, Any]) -> Iterator[Line]:
 
 def _fact(name: str, value: Any) -> Iterator[Line]:
     if isinstance(value, Mapping) and value.keys() >= SHARE:
-        yield name, share(value)
+        if "each" in value:  # a mean of some models says little about any of them
+            for model, (right, *interval) in value["each"].items():
+                own = {"mean": right, "std": None, "n": 1, "interval": interval}
+                yield f"{name}, {model}", share(own)
+        else:
+            yield name, share(value)
     elif isinstance(value, Mapping) and f"/{METRICS}/" in name:
         scores = sorted(value, key=lambda metric: _place(metric, METRICS_ORDER))
         yield name, ", ".join(f"{metric} {_percent(value[metric])}" for metric in scores)
@@ -91,21 +96,39 @@ def _transfer(result: Mapping[str, Any]) -> Iterator[Line]:
     sources, targets = result["sources"], result["targets"]
     matrices = {f"I-RR {mode}": matrix for mode, matrix in result["i_rr"].items()}
     worst = [[100 * right for right in row] for row in result["worst_case"]]
+    shown = {"sources", "targets", "i_rr", "worst_case", "clean", TRUST, FINDINGS}
     for name, value in result.items():
-        if name not in ("sources", "targets", "i_rr", "worst_case", "clean"):
+        if name not in shown and not name.endswith("_intervals"):
             yield from _fact(name, value)
+    mark = ""
+    if TRUST in result:  # results of before have none
+        yield "trust", doubt({f"/{name}": result.get(name) for name in (TRUST, FINDINGS)}, "")
+        mark = "" if result[TRUST] == "high" else f", trust {result[TRUST]}"
     clean = [100 * result["clean"][target] for target in targets]
-    yield "clean accuracy", _row(targets, clean, " %")
+    bounds = result.get("clean_intervals") or {}
+    own = [bounds.get(target) for target in targets]
+    yield "clean accuracy", _row(targets, clean, " %", own) + mark
     for name, matrix in matrices.items():
         for source, row in zip(sources, matrix, strict=True):
-            yield f"{name}, crafted on {source}", _row(targets, row, "")
-    for source, row in zip(sources, worst, strict=True):
-        yield f"accuracy left, crafted on {source}", _row(targets, row, " %")
+            yield f"{name}, crafted on {source}", _row(targets, row, "") + mark
+    limits = result.get("worst_case_intervals") or [None] * len(sources)
+    for source, row, within in zip(sources, worst, limits, strict=True):
+        yield f"accuracy left, crafted on {source}", _row(targets, row, " %", within) + mark
 
 
-def _row(names: Iterable[str], values: Iterable[float | None], unit: str) -> str:
-    pairs = zip(names, values, strict=True)
-    return ", ".join(f"{name} {_percent(value)}{unit}" for name, value in pairs)
+def _row(
+    names: Sequence[str],
+    values: Iterable[float | None],
+    unit: str,
+    intervals: Sequence[Sequence[float] | None] | None = None,
+) -> str:
+    """`a 97.60 % [95.10, 98.90], b 95.00 % [...]`."""
+    told = []
+    within = [None] * len(names) if intervals is None else intervals
+    for name, value, interval in zip(names, values, within, strict=True):
+        bounds = "" if interval is None else f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
+        told.append(f"{name} {_percent(value)}{unit}{bounds}")
+    return ", ".join(told)
 
 
 def _place(name: str, order: Sequence[str], other: str | None = None) -> int:

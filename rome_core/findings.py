@@ -18,11 +18,15 @@ Trust = Literal["high", "limited", "low"]
 TOLERANCE = 0.02
 """Of accuracy, between two attacks on the same images: below it nothing is concluded."""
 
+FEWEST = 3
+"""Images: fewer are an accident, whatever share of a small test set they are."""
+
 CLAMP_COST = 0.05
 """Of accuracy that the clamp alone may cost before a published number is one of the clamp."""
 
 NOISE = 1e-4
-"""Of a logit margin: an answer closer than this to the boundary is rounding."""
+"""Of the spread of an image's logits, its largest less its smallest: less than this is rounding,
+whatever the scale of the logits."""
 
 
 @dataclass(frozen=True)
@@ -46,26 +50,59 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Count:
+    """So many of one subject's images."""
+
+    subject: str
+    images: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        return self.images / self.of
+
+    def counts(self) -> bool:
+        """Whether it is more than chance."""
+        return self.images >= FEWEST and self.share > TOLERANCE
+
+
+@dataclass(frozen=True)
+class Clamped:
+    """One subject's accuracy on images as they are, and under the published clamp alone."""
+
+    subject: str
+    clean: float
+    clamped: float
+    of: int
+
+    @property
+    def lost(self) -> float:
+        return self.clean - self.clamped
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What is known of one protocol's numbers. Accuracies are fractions in [0, 1].
 
-    `worst` is under all attacks together, None where there were none. `probes` is what
-    `rome_core.evaluation.probes` gives, None where they did not run. `query_only` maps balls in
-    which attacks of both kinds ran to the share of images that query attacks break and no gradient
-    attack does. `noisy` maps measures to the share of images left right by a margin below NOISE.
-    `clamped` is accuracy under the published clamp alone, where it was measured beside the attacks.
-    `overridden` are paths of settings, `gradient_attacks` names.
+    `probes` are what `rome_core.evaluation.probes` gives, each with its `subject`; None where they
+    did not run. `query_only` maps balls in which attacks of both kinds ran to the images, of the
+    subject with the most of them, that query attacks break and no gradient attack does. `noisy`
+    does so for measures and images left right by a margin that is NOISE.
+    `clamped` is what was measured beside the attacks. The rest is of untargeted attacks: balls that
+    no gradient attack ran in, balls in which none was stronger than one step, and attacks by ball
+    whose budget is below the standard, where no standard AutoAttack ran. `overridden` are paths of
+    settings.
     """
 
     domain: str
-    clean: float | None
-    worst: float | None
-    probes: Mapping[str, Any] | None = None
-    query_only: Mapping[str, float] = field(default_factory=dict)
-    noisy: Mapping[str, float] = field(default_factory=dict)
-    clamped: float | None = None
+    probes: Sequence[Mapping[str, Any]] | None = None
+    query_only: Mapping[str, Count] = field(default_factory=dict)
+    noisy: Mapping[str, Count] = field(default_factory=dict)
+    clamped: Sequence[Clamped] = ()
+    without_gradients: Sequence[str] = ()
+    weak: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    small: Mapping[str, Sequence[str]] = field(default_factory=dict)
     overridden: Sequence[str] = ()
-    gradient_attacks: Sequence[str] = ()
 
 
 def findings(evidence: Evidence) -> list[Finding]:
@@ -93,19 +130,16 @@ def _all(evidence: Evidence) -> Iterator[Finding]:
             {},
             "Evaluate with probes: true.",
         )
-    else:
-        yield from _outputs(evidence.probes)
-        yield from _gradients(evidence.probes)
-        yield from _curve(evidence.probes)
+    for probes in evidence.probes or ():
+        if probes["outputs_are_constant"]:
+            yield _constant(probes)
+        else:
+            yield from _outputs(probes)
+            yield from _gradients(probes)
+            yield from _curve(probes)
+            yield from _converged(probes)
     yield from _clamp(evidence)
-    if not evidence.gradient_attacks and evidence.worst is not None:
-        yield Finding(
-            "no_gradient_attack",
-            "warning",
-            "No attack with gradients was run, so the worst case is an upper bound only.",
-            {},
-            "Add pgd or autoattack.",
-        )
+    yield from _attacks(evidence)
     if evidence.overridden:
         yield Finding(
             "overridden",
@@ -117,30 +151,81 @@ def _all(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _black_box(evidence: Evidence) -> Iterator[Finding]:
-    for ball, share in evidence.query_only.items():
-        if share > TOLERANCE:
+    for ball, missed in evidence.query_only.items():
+        if missed.counts():
             yield Finding(
                 "black_box_beats_white_box",
                 "critical",
                 "An attack without gradients breaks images that gradient attacks leave: gradients "
                 "are masked.",
-                {"ball": ball, "share_only_it_breaks": share},
+                {"ball": ball, "subject": missed.subject, "share_only_it_breaks": missed.share},
                 "Believe the worst case only, and add autoattack and square with more queries.",
             )
 
 
 def _boundary(evidence: Evidence) -> Iterator[Finding]:
-    for attack, share in evidence.noisy.items():
-        if share > TOLERANCE:
+    for attack, near in evidence.noisy.items():
+        if near.counts():
             yield Finding(
                 "boundary_noise",
                 "warning",
                 "Images count as right by a margin that is rounding: the attack ends on the "
                 "boundary itself, and its accuracy changes with the hardware.",
-                {"attack": attack, "share_of_images": share, "margin_below": NOISE},
+                {
+                    "attack": attack,
+                    "subject": near.subject,
+                    "share_of_images": near.share,
+                    "margin_below": NOISE,
+                },
                 "Do not compare this attack's accuracy; take an overshoot on the total "
                 "perturbation.",
             )
+
+
+def _attacks(evidence: Evidence) -> Iterator[Finding]:
+    """What the choice of attacks leaves open, whatever the model."""
+    if evidence.without_gradients:
+        yield Finding(
+            "no_gradient_attack",
+            "warning",
+            "No untargeted attack with gradients was run in a ball, so its worst case is an upper "
+            "bound only.",
+            {"balls": list(evidence.without_gradients)},
+            "Add pgd or autoattack, and the untargeted mode.",
+        )
+    if evidence.weak:
+        yield Finding(
+            "weak_attacks",
+            "warning",
+            "The strongest untargeted attack with gradients in a ball is one step, or steps too "
+            "short to cross it: its worst case is an upper bound only.",
+            {"balls": _lists(evidence.weak)},
+            "Add pgd or autoattack with the protocol's own settings.",
+        )
+    if evidence.small:
+        yield Finding(
+            "small_budget",
+            "warning",
+            "Attacks had fewer steps, queries or images than is standard: what they leave may not "
+            "be robust.",
+            {"balls": _lists(evidence.small)},
+            "Evaluate under the pixel protocol with autoattack as it is.",
+        )
+
+
+def _lists(names: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    return {ball: list(of) for ball, of in names.items()}
+
+
+def _constant(probes: Mapping[str, Any]) -> Finding:
+    return Finding(
+        "constant_outputs",
+        "critical",
+        "The model gives the same outputs whatever the image: there is nothing to attack, and its "
+        "accuracy is the share of one class.",
+        _of(probes),
+        "Look at how the model was trained, or whether its weights were read as they should be.",
+    )
 
 
 def _outputs(probes: Mapping[str, Any]) -> Iterator[Finding]:
@@ -150,7 +235,7 @@ def _outputs(probes: Mapping[str, Any]) -> Iterator[Finding]:
             "critical",
             "The outputs are probabilities, not logits: their gradients vanish where the model is "
             "sure.",
-            {"images": probes["images"]},
+            _of(probes),
             "Evaluate the network without its softmax.",
         )
     if probes["forward_difference"] > NOISE:
@@ -158,27 +243,29 @@ def _outputs(probes: Mapping[str, Any]) -> Iterator[Finding]:
             "randomised_outputs",
             "critical",
             "The same image gives different outputs: attacks chase noise.",
-            {"largest_difference": probes["forward_difference"]},
+            _of(probes, largest_difference=probes["forward_difference"]),
             "Use autoattack-rand, which averages gradients.",
         )
 
 
 def _gradients(probes: Mapping[str, Any]) -> Iterator[Finding]:
-    if probes["zero_gradients"] > 0:
+    flat = probes["zero_gradients"]
+    if flat > 0:
+        many = flat > 0.1 and _images(probes, flat) >= FEWEST
         yield Finding(
             "zero_gradients",
-            "critical" if probes["zero_gradients"] > 0.1 else "warning",
+            "critical" if many else "warning",
             "At some images the loss has no slope: gradient attacks cannot start there.",
-            {"share": probes["zero_gradients"], "images": probes["images"]},
+            _of(probes, share=flat),
             "Attack with the DLR loss (apgd-dlr) and with square.",
         )
-    if probes["unbounded"] > TOLERANCE:
+    if _more(probes, probes["unbounded"]):
         yield Finding(
             "unbounded_attack_fails",
             "critical",
             "An attack that may change images at will leaves some right: it fails for a reason "
             "other than robustness.",
-            {"accuracy": probes["unbounded"], "images": probes["images"]},
+            _of(probes, accuracy=probes["unbounded"]),
             "Look for masked gradients; believe black-box attacks first.",
         )
 
@@ -188,39 +275,53 @@ def _curve(probes: Mapping[str, Any]) -> Iterator[Finding]:
     rises = [
         {"from": before[0], "to": after[0], "rise": after[1] - before[1]}
         for before, after in pairwise(curve)
-        if after[1] > before[1] + TOLERANCE
+        if _more(probes, after[1] - before[1])
     ]
     if rises:
         yield Finding(
             "not_monotone",
             "critical",
             "Accuracy rises where the attacker may do more: the attack fails, not the attacker.",
-            {"rises": rises, "images": probes["images"]},
+            _of(probes, rises=rises),
             "Use an attack that adapts its steps (apgd-ce, autoattack).",
         )
-    (short, before), (long, after) = probes["steps"]
-    if before - after > TOLERANCE:
-        yield Finding(
-            "too_few_steps",
-            "warning",
-            "Accuracy still falls with more steps: the attack had not converged.",
-            {
-                "steps": [short, long],
-                "accuracy": [before, after],
-                "epsilon": probes["epsilon"],
-                "images": probes["images"],
-            },
-            "Raise steps, or use apgd-ce or autoattack.",
-        )
+
+
+def _converged(probes: Mapping[str, Any]) -> Iterator[Finding]:
+    for seen in probes["converged"]:
+        (short, long), (before, after) = seen["steps"], seen["accuracy"]
+        if _more(probes, before - after):
+            yield Finding(
+                "too_few_steps",
+                "warning",
+                "Accuracy still falls with more steps: the attack had not converged.",
+                _of(
+                    probes,
+                    attack=seen["attack"],
+                    ball=seen["ball"],
+                    steps=[short, long],
+                    accuracy=[before, after],
+                ),
+                "Raise steps, or use apgd-ce or autoattack.",
+            )
 
 
 def _clamp(evidence: Evidence) -> Iterator[Finding]:
-    before, after = evidence.clean, evidence.clamped
-    if (before is None or after is None) and evidence.probes is not None:
-        before, after = evidence.probes["clean_all"], evidence.probes["clamped_all"]
-    if before is None or after is None or before - after <= CLAMP_COST:
+    seen = list(evidence.clamped) or [
+        Clamped(probes["subject"], probes["clean_all"], probes["clamped_all"], probes["images_all"])
+        for probes in evidence.probes or ()
+    ]
+    if not seen:
         return
-    facts = {"clean": before, "clamped": after, "lost_without_attack": before - after}
+    worst = max(seen, key=lambda one: one.lost)
+    if worst.lost <= CLAMP_COST or round(worst.lost * worst.of) < FEWEST:
+        return
+    facts = {
+        "subject": worst.subject,
+        "clean": worst.clean,
+        "clamped": worst.clamped,
+        "lost_without_attack": worst.lost,
+    }
     if evidence.domain == "reference":
         yield Finding(
             "clamp_sensitive",
@@ -239,3 +340,17 @@ def _clamp(evidence: Evidence) -> Iterator[Finding]:
             facts,
             "Nothing to do here: this protocol does not clamp normalised images.",
         )
+
+
+def _of(probes: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+    """Facts about a subject, and who it is."""
+    return {"subject": probes["subject"], "images": probes["images"], **facts}
+
+
+def _images(probes: Mapping[str, Any], share: float) -> int:
+    return round(share * int(probes["images"]))
+
+
+def _more(probes: Mapping[str, Any], share: float) -> bool:
+    """Whether a share of the images that were looked at is more than chance."""
+    return share > TOLERANCE and _images(probes, share) >= FEWEST

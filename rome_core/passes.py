@@ -82,7 +82,7 @@ def plan(
 
     `images` is how many the run will pass through networks altogether, forward and backward, and
     `network` and `size` say how much work an image is: by default the reference network at 32x32.
-    `auto` compiles where that pays and a compiler works for `device`; `compiled` raises CoreError
+    `auto` compiles where that pays, on the CPU, if a compiler works; `compiled` raises CoreError
     where none does. Networks with batch normalisation run eager under any plan. Unless told,
     `threads` are PyTorch's, or one where images are too small to share.
     """
@@ -92,6 +92,8 @@ def plan(
     compiled = False
     if mode == "eager":
         reason = "eager was asked for"
+    elif mode == "auto" and torch.device(device).type != "cpu":
+        reason = "what compiling is worth on a GPU has not been measured"
     elif mode == "auto" and work < WORTH_COMPILING:
         reason = "too little work to be worth compiling"
     else:
@@ -372,8 +374,6 @@ def _compile(
     channels, size, classes = shape
     with torch.device("meta"):
         skeleton = ConvNet(spec, channels=channels, size=size, classes=classes)
-    if kind == "graph":
-        return _differentiable(skeleton)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     state = skeleton.state_dict()
     values = [torch.zeros(state[k].shape, dtype=dtype, device=device) for k in _names(skeleton)]
@@ -381,20 +381,26 @@ def _compile(
     x = torch.zeros(n, channels, size, size, dtype=dtype, device=device)
     labels = torch.zeros(n, dtype=torch.int64, device=device)
     rows = [x.contiguous(memory_format=layout), labels, torch.zeros_like(x[:, 0, 0, 0])]
+    if kind == "graph":
+        return _differentiable(skeleton, values, rows[0])
     takes = {"outputs": 1, "input_gradient": 2, "train_gradient": 3}[kind]
     graph = make_fx(_pass(kind, skeleton, fusible=True))(values, *rows[:takes])
     made: Pass = torch.compile(graph, dynamic=False, fullgraph=True)
     return made
 
 
-def _differentiable(skeleton: ConvNet) -> Pass:
-    """Logits alone, compiled so that any loss of them can be differentiated by x, repeatedly."""
+def _differentiable(skeleton: ConvNet, values: list[Tensor], example: Tensor) -> Pass:
+    """Logits alone, compiled so that any loss of them can be differentiated by x, repeatedly.
+
+    Traced first: each shape then has code of its own, and no limit on compiling one code anew.
+    """
     outputs = _pass("outputs", skeleton, fusible=True)
 
     def logits(values: list[Tensor], x: Tensor) -> tuple[Tensor, ...]:
         return outputs(values, x)[1:]
 
-    compiled: Pass = torch.compile(logits, dynamic=False, fullgraph=True)
+    graph = make_fx(logits)(values, example)
+    compiled: Pass = torch.compile(graph, dynamic=False, fullgraph=True)
 
     def quiet(values: list[Tensor], x: Tensor) -> tuple[Tensor, ...]:
         # The compiler looks at x.grad and is told there is none, for x is not a leaf: it's padded.

@@ -45,7 +45,9 @@ def autoattack(
 ) -> Attacked:
     """Every stage of the version, on what is left.
 
-    After each stage `held`, where given, is all that a later call needs to go on from there.
+    After each stage `held`, where given, is all that a later call needs to go on from there. Its
+    `broken_by` (n,) says which stage reached the goal, counted from 1 in the order of `stages`: 0
+    for the look at the images as they were, -1 where none did.
 
     x is (n, c, h, w) in the attack's space and is looked at first, clamped to [0, 1]: one pass, on
     top of those of the stages. Each of those draws under its own name. What no stage breaks keeps
@@ -61,16 +63,20 @@ def autoattack(
         )
     held = {} if held is None else held
     if "stages" in held:
-        done = Attacked(*(held[name].to(x.device) for name in ("images", "reached", "queries")))
+        # Copies: what is held must stay as it is until the next stage is done.
+        done = Attacked(
+            *(held[name].to(x.device, copy=True) for name in ("images", "reached", "queries"))
+        )
         oracle.recall(held["forwards"].to(x.device), held["backwards"].to(x.device))
-        classes = held["classes"]
+        classes, broken_by = held["classes"], held["broken_by"].to(x.device)
     else:
         done, logits = begin(oracle, x, goal)
-        classes = logits.shape[1]
+        classes, broken_by = logits.shape[1], torch.where(done.reached, 0, -1)
     for number, (name, stage) in enumerate(stages(settings, classes)):
         if number < held.get("stages", 0):
             continue
         run_stage(oracle, x, goal, stage, draws.under(name), done, first=number == 0)
+        broken_by = broken_by.masked_fill(done.reached & (broken_by < 0), number + 1)
         # Copies, for a checkpoint may be written while the next stage is under way.
         held.update(
             stages=number + 1,
@@ -78,6 +84,7 @@ def autoattack(
             images=done.images.clone(),
             reached=done.reached.clone(),
             queries=done.queries.clone(),
+            broken_by=broken_by,
             forwards=oracle.forwards.clone(),
             backwards=oracle.backwards.clone(),
         )

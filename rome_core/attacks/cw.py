@@ -7,8 +7,9 @@ then halfway between the largest c that failed and the smallest that did not.
 
 `margin="published"` is the form of torchattacks. There negative logits count as zero in f; values
 at 0 and 1, which is where the reference domain's clamp puts most, can't move, for tanh is flat
-there (the other form starts a millionth inside); distances are from x unclamped; kappa is not asked
-of what counts as found; and where nothing is found the outcome is x itself, unclamped.
+there (the other form starts a millionth inside); kappa is not asked of what counts as found; and
+where nothing is found the outcome is x itself, unclamped. Distances are from x clamped: those from
+x, which torchattacks takes, are larger by what no value can change.
 
 With `stop="image"` an image leaves, until the next c, when its cost has not been lower for a fifth
 of the steps. With `stop="batch"` all stop where, looked at every tenth of the steps, the summed
@@ -74,7 +75,7 @@ class _Search:
         """All steps with weights c (n,): which images reached the goal on the way, (n,) bool."""
         settings, enough = self._settings, torch.zeros_like(self._over)
         rows = (~self._over).nonzero()[:, 0]
-        origin = self._x[rows] if self._published else self._x[rows].clamp(0, 1)
+        origin = self._x[rows].clamp(0, 1)
         limit = 1.0 if self._published else INSIDE
         w = (2 * origin - 1).clamp(-limit, limit).atanh()
         mean, square = torch.zeros_like(w), torch.zeros_like(w)

@@ -14,7 +14,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ from rome_core.cli.terminal import Terminal
 from rome_core.errors import CoreError
 from rome_core.files import write_json
 from rome_core.provenance import file_digest
-from rome_core.recipes import canonical, catalogue, spec_hash
+from rome_core.recipes import canonical, catalogue, is_exact, spec_hash
 from rome_core.runner import Context, Outcome, run
 
 
 def distill(arguments: argparse.Namespace) -> None:
     """Distil and put the set and its companions at --out."""
-    body: dict[str, Any] = {"kind": "distill", "hyperparameters": dict(arguments.settings)}
+    given = {name: _as_exact(f"hyperparameters.{name}", v) for name, v in arguments.settings}
+    body: dict[str, Any] = {"kind": "distill", "hyperparameters": given}
     for name in ("preset", "method", "dataset", "ipc", "seed"):
         if getattr(arguments, name) is not None:
             body[name] = getattr(arguments, name)
@@ -59,7 +61,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.set_file is not None:
         body["artifact"] = _given(arguments.set_file, "--set-file", inputs)
     else:
-        body["models"] = _models(arguments.checkpoints, arguments.network, inputs)
+        body["models"] = _models(arguments.checkpoints, arguments.network, inputs, {})
     for name in ("dataset", "factor"):
         if getattr(arguments, name) is not None:
             body[name] = getattr(arguments, name)
@@ -83,9 +85,10 @@ def transfer(arguments: argparse.Namespace) -> None:
     """Attack models with the images crafted on others."""
     inputs: dict[str, Path] = {}
     body: dict[str, Any] = {"kind": "transfer", "dataset": arguments.dataset}
-    body["sources"] = _models(arguments.checkpoints, arguments.network, inputs)
+    named: dict[str, str] = {}
+    body["sources"] = _models(arguments.checkpoints, arguments.network, inputs, named)
     if arguments.targets:
-        body["targets"] = _models(arguments.targets, arguments.network, inputs)
+        body["targets"] = _models(arguments.targets, arguments.network, inputs, named)
     if arguments.protocol is not None:
         body["protocol"] = arguments.protocol
     _attacked(arguments, body)
@@ -124,16 +127,25 @@ def _given(path: Path, flag: str, inputs: dict[str, Path]) -> str:
 
 
 def _models(
-    paths: Sequence[Path], network: str | None, inputs: dict[str, Path]
+    paths: Sequence[Path], network: str | None, inputs: dict[str, Path], named: dict[str, str]
 ) -> list[dict[str, Any]]:
-    return [
-        {
-            "artifact": _given(path, "--checkpoint", inputs),
-            "network": network,
-            "name": re.sub(r"[^A-Za-z0-9_.+-]", "_", path.stem)[:64].lstrip("_.+-") or "model",
-        }
-        for path in paths
-    ]
+    """References to files, under the files' names; `named` says whose each name is already."""
+    models = []
+    for path in paths:
+        artifact = _given(path, "--checkpoint", inputs)
+        name = _name(path, artifact, named)
+        models.append({"artifact": artifact, "network": network, "name": name})
+    return models
+
+
+def _name(path: Path, artifact: str, named: dict[str, str]) -> str:
+    """The file's own, numbered where another file has it; one file given again keeps its name."""
+    stem = re.sub(r"[^A-Za-z0-9_.+-]", "_", path.stem).lstrip("_.+-")[:60] or "model"
+    name, number = stem, 1
+    while named.setdefault(name, artifact) != artifact:
+        number += 1
+        name = f"{stem}-{number}"
+    return name
 
 
 def _attacked(arguments: argparse.Namespace, body: dict[str, Any]) -> None:
@@ -145,7 +157,15 @@ def _attacked(arguments: argparse.Namespace, body: dict[str, Any]) -> None:
         if getattr(arguments, name) is not None:
             body[name] = getattr(arguments, name).split(",")
     for field, value in arguments.settings:
-        _put(body, field, value)
+        _put(body, field, _as_exact(field, value))
+
+
+def _as_exact(field: str, value: object) -> object:
+    """A bare number as the exact text that sizes are, where the field is one; 8/255 is already."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and is_exact(field):
+        return f"{Decimal(str(value)):f}"
+    return value
 
 
 def fetch(arguments: argparse.Namespace) -> None:
@@ -213,6 +233,15 @@ def _workdir(arguments: argparse.Namespace) -> Path:
     return chosen if chosen is not None else out.with_name(f"{out.name}.work")
 
 
+def _clear(workdir: Path) -> None:
+    """Remove what the run made there, and the folder if nothing else lies in it."""
+    for folder in ("checkpoints", "results"):
+        shutil.rmtree(workdir / folder, ignore_errors=True)
+    (workdir / "spec.json").unlink(missing_ok=True)
+    with suppress(OSError):  # somebody else's files are in it
+        workdir.rmdir()
+
+
 def _remembered(workdir: Path, body: dict[str, Any]) -> dict[str, Any]:
     """The canonical spec; an absent seed is the unfinished run's, or drawn.
 
@@ -247,7 +276,7 @@ def _deliver(
         target = names[output.name]
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(output.path, target)
-    shutil.rmtree(_workdir(arguments))
+    _clear(_workdir(arguments))
     if arguments.json:
         told = {
             "spec": dict(spec),
@@ -283,7 +312,7 @@ def _deliver_report(
             target = out if output.name == main else out.with_name(f"{out.stem}.{output.name}")
             shutil.move(output.path, target)
             told["outputs"][output.name] = str(target)
-    shutil.rmtree(_workdir(arguments))
+    _clear(_workdir(arguments))
     if arguments.json:
         print(json.dumps(told, ensure_ascii=False))
     else:

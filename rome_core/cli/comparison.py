@@ -46,9 +46,13 @@ def _compared(one: _Evaluation, other: _Evaluation) -> list[dict[str, Any]]:
             "Evaluate both with the same attacks and modes.",
         )
     told = []
+    drawn: dict[int, Resamples] = {}  # the draws depend on the number of images alone
     for key in common:
         a, b = one.measured[key], other.measured[key]
-        made = compare(a, b, Resamples(len(a.images), seed=one.report.seed))
+        n = len(a.images)
+        if n not in drawn:
+            drawn[n] = Resamples(n, seed=one.report.seed)
+        made = compare(a, b, drawn[n])
         protocol, attack, mode = key
         told.append({"protocol": protocol, "attack": attack, "mode": mode or None, **asdict(made)})
     return told
@@ -135,4 +139,15 @@ def _check(one: EvaluationReport, other: EvaluationReport) -> None:
             "datasets_differ",
             f"The first is of {one.dataset}, the second of {other.dataset}.",
             "Evaluate both on one dataset.",
+        )
+    if one.data != other.data:
+        differing = sorted(
+            name
+            for name in one.data.keys() | other.data.keys()
+            if one.data.get(name) != other.data.get(name)
+        )
+        raise CoreError(
+            "datasets_differ",
+            f"Both are of {one.dataset}, but of other files: {', '.join(differing)} differed.",
+            "Evaluate both on the same files.",
         )

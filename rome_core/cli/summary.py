@@ -5,13 +5,15 @@ Owns the words and tables on stdout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rome_core.recipes.presets import Preset
 from rome_core.recipes.protocols import Protocol
 from rome_core.runner import Outcome
+
+Row = tuple[str, str, str]  # name, number, remark
 
 
 def distilled(spec: Mapping[str, Any], outcome: Outcome, out: Path) -> str:
@@ -28,16 +30,18 @@ def distilled(spec: Mapping[str, Any], outcome: Outcome, out: Path) -> str:
 def evaluated(report: Mapping[str, Any], outcome: Outcome, out: Path | None) -> str:
     """One block a protocol: accuracies in percent, worst cases, metrics, and what to doubt."""
     blocks = []
-    n = len(report["subjects"])
+    names = [subject["name"] for subject in report["subjects"]]
+    students = report["set"] is not None
+    models = None if students or len(names) == 1 else names
     for protocol in report["protocols"]:
-        lines = [_heading(protocol, report["dataset"], n)]
-        rows: list[tuple[str, str, str]] = []
+        lines = [_heading(protocol, report["dataset"], len(names), students)]
+        rows: list[Row] = []
         if protocol["clean"]:
-            rows.append(("clean", _share(protocol["clean"]), ""))
+            rows += _shares("clean", protocol["clean"], models)
         for name, measure in protocol["measures"].items():
-            rows.append(_row(name, measure))
+            rows += _rows(name, measure, models)
         for ball, share in protocol["worst_case"].items():
-            rows.append((f"worst of {ball}", _share(share), "right under every attack"))
+            rows += _shares(f"worst of {ball}", share, models, "right under every attack")
         width = max(len(row[0]) for row in rows)
         lines += [f"  {name:<{width}}  {text:<26}  {more}".rstrip() for name, text, more in rows]
         for mode, metrics in protocol["metrics"].items():
@@ -46,7 +50,8 @@ def evaluated(report: Mapping[str, Any], outcome: Outcome, out: Path | None) -> 
                 for name, value in metrics["values"].items()
                 if name in ("RR", "I-RR", "AE", "CREI", "I-CREI")
             )
-            lines.append(f"  {mode}: {values}  (cost in counted passes)")
+            mean = f", of the mean of {len(names)} models" if models else ""
+            lines.append(f"  {mode}: {values}  (cost in counted passes{mean})")
         lines.append(f"  trust in these numbers: {protocol['trust']}")
         for finding in protocol["findings"]:
             lines.append(f"    {finding['severity']}: {finding['title']} [{finding['code']}]")
@@ -60,7 +65,7 @@ def evaluated(report: Mapping[str, Any], outcome: Outcome, out: Path | None) -> 
 
 
 def transferred(report: Mapping[str, Any], outcome: Outcome, out: Path | None) -> str:
-    """One matrix a mode: rows craft, columns are attacked."""
+    """One matrix a mode: rows craft, columns are attacked. What to doubt stands below."""
     blocks = []
     for mode, matrix in report["i_rr"].items():
         names = report["targets"]
@@ -73,9 +78,34 @@ def transferred(report: Mapping[str, Any], outcome: Outcome, out: Path | None) -
             cells = "".join(f"{'-' if v is None else f'{v:.2f}':>{width}}" for v in row)
             lines.append(f"{source:<{width}}{cells}")
         blocks.append("\n".join(lines))
+    blocks.append("\n".join(_left(report)))
+    doubt = [f"trust in these numbers: {report['trust']}"]
+    for finding in report["findings"]:
+        target = finding["evidence"].get("target")
+        of = f" ({target})" if target else ""
+        doubt.append(f"  {finding['severity']}: {finding['title']} [{finding['code']}]{of}")
+        doubt.append(f"    {finding['remedy']}")
+    for flaw in report["flaws"]:
+        doubt.append(f"  flaw of {flaw.get('attack', 'the protocol')}: {flaw['text']}")
+    blocks.append("\n".join(doubt))
     if out is not None:
         blocks.append(f"The report is {out}, its figures lie beside it.")
     return "\n\n".join(blocks)
+
+
+def _left(report: Mapping[str, Any]) -> Iterator[str]:
+    """A line a pair: what the target gets right under every attack of the source."""
+    yield f"Accuracy left in percent, of {report['test_images']:,} test images, 95 % interval"
+    pairs = [f"{source} on {t}" for source in report["sources"] for t in report["targets"]]
+    width = max(len(name) for name in ("clean", *report["targets"], *pairs)) + len("clean ")
+    for target in report["targets"]:
+        name = f"clean {target}"
+        interval = report["clean_intervals"][target]
+        yield f"  {name:<{width}}  {_share(report['clean'][target], interval)}"
+    values = [value for row in report["worst_case"] for value in row]
+    intervals = [interval for row in report["worst_case_intervals"] for interval in row]
+    for name, value, interval in zip(pairs, values, intervals, strict=True):
+        yield f"  {name:<{width}}  {_share(value, interval)}"
 
 
 def comparison(compared: Mapping[str, Any]) -> str:
@@ -103,28 +133,39 @@ def protocols_table(protocols: Sequence[Protocol]) -> str:
     return "\n".join(lines)
 
 
-def _heading(protocol: Mapping[str, Any], dataset: str, subjects: int) -> str:
+def _heading(protocol: Mapping[str, Any], dataset: str, subjects: int, students: bool) -> str:
     changed = ", changed: " + ", ".join(protocol["overridden"]) if protocol["overridden"] else ""
-    many = f", mean of {subjects}" if subjects > 1 else ""
+    many = f", {'mean of' if students else 'each of'} {subjects}" if subjects > 1 else ""
     return (
         f"{protocol['id']}{changed}: accuracy in percent on {protocol['test_images']:,} test "
         f"images of {dataset}{many}, 95 % interval"
     )
 
 
-def _row(name: str, measure: Mapping[str, Any]) -> tuple[str, str, str]:
+def _rows(name: str, measure: Mapping[str, Any], models: Sequence[str] | None) -> list[Row]:
     if measure["not_applicable"]:
-        return name, "not applicable", measure["not_applicable"]
+        return [(name, "not applicable", measure["not_applicable"])]
     costs = measure["costs"]
     more = f"{costs['forwards_per_image']:.1f} + {costs['backwards_per_image']:.1f} passes"
     if measure["target_hit"]:
         more += f", {100 * measure['target_hit']['mean']:.2f} % hit their target"
-    return name, _share(measure["accuracy"]), more
+    return _shares(name, measure["accuracy"], models, more)
 
 
-def _share(share: Mapping[str, Any]) -> str:
-    low, high = share["interval"]
-    return f"{100 * share['mean']:6.2f}  [{100 * low:.2f}, {100 * high:.2f}]"
+def _shares(
+    name: str, share: Mapping[str, Any], models: Sequence[str] | None, more: str = ""
+) -> list[Row]:
+    """One row, or one a model: what they have in common stands at the name."""
+    if models is None:
+        return [(name, _share(share["mean"], share["interval"]), more)]
+    own = zip(models, share["values"], share["intervals"], strict=True)
+    each = [(f"  {model}", _share(value, interval), "") for model, value, interval in own]
+    return [(name, "", more and f"{more} (all models)"), *each]
+
+
+def _share(value: float, interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"{100 * value:6.2f}  [{100 * low:.2f}, {100 * high:.2f}]"
 
 
 def presets_table(presets: Sequence[Preset]) -> str:

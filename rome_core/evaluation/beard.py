@@ -6,7 +6,7 @@ Owns the mapping; the grammar is `rome_core.beard_log`'s.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, stdev
 
 from rome_core.beard_log import UNTARGETED_ONLY, Cell, Line, compose
@@ -14,6 +14,8 @@ from rome_core.evaluation.evaluation import Evaluated, Measurement, Part
 from rome_core.evaluation.transfer import Transferred
 from rome_core.recipes.protocols import Entry
 from rome_core.recipes.report import EvaluationReport, TransferReport
+
+_HIDDEN = {name.casefold() for name in (*UNTARGETED_ONLY, "AutoAttack")}
 
 
 def logs(report: EvaluationReport, done: Evaluated) -> dict[str, str]:
@@ -24,13 +26,11 @@ def logs(report: EvaluationReport, done: Evaluated) -> dict[str, str]:
     """
     written = {}
     students = report.set is not None
+    names = [report.set.method] if report.set else [subject.name for subject in done.subjects]
     for part in done.parts:
         if (part.protocol.id, "clean") not in done.measurements:
             continue
-        for place, subject in enumerate(done.subjects):
-            if students and place > 0:
-                break
-            name = _word(report.set.method if report.set else subject.name)
+        for place, name in enumerate(_words(names)):
             chosen = range(len(done.subjects)) if students else [place]
             ipc = report.set.ipc if report.set else 0
             lines = list(_lines(done, part, chosen, name, _word(report.dataset).upper(), ipc))
@@ -42,6 +42,8 @@ def logs(report: EvaluationReport, done: Evaluated) -> dict[str, str]:
 def transfer_logs(report: TransferReport, done: Transferred) -> dict[str, str]:
     """Texts by file name: one a crafting model, which has to be among the targets."""
     written = {}
+    models = list(dict.fromkeys([*report.targets, *report.sources]))
+    words = dict(zip(models, _words(models), strict=True))
     for source in report.sources:
         if source not in report.clean:
             continue
@@ -49,7 +51,7 @@ def transfer_logs(report: TransferReport, done: Transferred) -> dict[str, str]:
         names = [None, *(entry for entry in done.entries)]
         for entry in names:
             cells = {
-                mode: _transferred(done, entry, mode, source, report)
+                mode: _transferred(done, entry, mode, source, report, words)
                 for mode in ("targeted", "untargeted")
             }
             attack = "Clean" if entry is None else _name(entry)
@@ -59,7 +61,7 @@ def transfer_logs(report: TransferReport, done: Transferred) -> dict[str, str]:
             lines.append(
                 Line(
                     attack,
-                    _word(source),
+                    words[source],
                     None if aimless else cells["targeted"],
                     cells["untargeted"],
                     _word(report.dataset).upper(),
@@ -68,15 +70,20 @@ def transfer_logs(report: TransferReport, done: Transferred) -> dict[str, str]:
                 )
             )
         if len(lines) > 1:
-            written[f"beard-transfer-{_word(source)}.log"] = compose(lines)
+            written[f"beard-transfer-{words[source]}.log"] = compose(lines)
     return written
 
 
 def _transferred(
-    done: Transferred, entry: Entry | None, mode: str, source: str, report: TransferReport
+    done: Transferred,
+    entry: Entry | None,
+    mode: str,
+    source: str,
+    report: TransferReport,
+    words: Mapping[str, str],
 ) -> Cell | None:
     if entry is None:
-        shares, seconds = dict(report.clean), 0.0
+        shares, seconds = dict(report.clean), done.clean_seconds[source]
     else:
         what = f"{entry.name}/{mode}"
         if (what, source, source) not in done.correct:
@@ -86,8 +93,8 @@ def _transferred(
             for target in report.targets
         }
         seconds = done.seconds[what, source]
-    models = {_word(target): share for target, share in shares.items()}
-    return Cell(100 * shares[source], 0.0, max(0.000001, seconds), models)
+    models = {words[target]: share for target, share in shares.items()}
+    return Cell(100 * shares[source], 0.0, _told(seconds), models)
 
 
 def _lines(
@@ -125,15 +132,37 @@ def _cell(done: Evaluated, part: Part, measure: str, chosen: Sequence[int]) -> C
     got: list[Measurement] = [every[number] for number in chosen]
     accuracies = [100 * one.faced.accuracy for one in got]
     spread = stdev(accuracies) if len(accuracies) > 1 else 0.0
-    # A time of zero would read as not measured.
-    seconds = max(0.000001, fmean(one.seconds for one in got))
-    return Cell(fmean(accuracies), spread, seconds)
+    return Cell(fmean(accuracies), spread, _told(fmean(one.seconds for one in got)))
+
+
+def _told(seconds: float) -> float:
+    """A time that is rounded to zero would read as not measured."""
+    return max(0.000001, seconds)
 
 
 def _name(entry: Entry) -> str:
+    """The published name, of the published settings alone; ours elsewhere.
+
+    Whatever bears a name of UNTARGETED_ONLY, in any case of its letters, has its targeted numbers
+    left out: an attack of ours that has some bears another, `deepfool_targetable`.
+    """
     if entry.published is not None:
         return entry.published
-    return "AA" if entry.name == "autoattack" else _word(entry.name)
+    word = "AA" if entry.name == "autoattack" else _word(entry.name)
+    hidden = word.casefold() in _HIDDEN and "targeted" in entry.modes
+    return f"{word}_targetable" if hidden else word
+
+
+def _words(names: Sequence[str]) -> list[str]:
+    """A word for each name and no two alike: of `m-1` and `m.1` the second is `m_1_2`."""
+    made: list[str] = []
+    for name in names:
+        word, number = _word(name), 1
+        while word in made:
+            number += 1
+            word = f"{_word(name)}_{number}"
+        made.append(word)
+    return made
 
 
 def _word(text: str) -> str:

@@ -5,7 +5,7 @@ Owns the way from reports to pictures; how they look is `figures`'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from rome_core.evaluation import figures
 from rome_core.evaluation.evaluation import Evaluated, Part, Sample
 from rome_core.evaluation.statistics import wilson
-from rome_core.recipes.attacks import MODES
 from rome_core.recipes.datasets import DATASETS
 from rome_core.recipes.report import EvaluationReport, ProtocolReport, Share, TransferReport
 
@@ -35,7 +34,7 @@ def drawings(report: EvaluationReport, done: Evaluated) -> list[Drawing]:
     subject = _subject(report)
     for protocol, part in zip(report.protocols, done.parts, strict=True):
         own = part.protocol.name
-        bars = _bars(protocol, subject, _worst(done, part))
+        bars = _bars(protocol, subject)
         if bars is not None:
             made.append((f"attacks-{own}", partial(figures.attack_bars, bars)))
         if protocol.curve is not None:
@@ -112,23 +111,7 @@ def _score(share: Share) -> figures.Score:
     return figures.Score(share.mean, min(low, share.mean), max(high, share.mean))
 
 
-def _worst(done: Evaluated, part: Part) -> dict[str, figures.Score]:
-    """Right under every attack of a mode, mean over subjects."""
-    worst: dict[str, figures.Score] = {}
-    for mode in MODES:
-        own = [
-            torch.stack([one.faced.correct for one in done.measurements[part.protocol.id, w.name]])
-            for w in part.measures
-            if w.mode == mode
-        ]
-        if own:
-            worst[mode] = figures.Score(float(torch.stack(own).all(dim=0).double().mean()))
-    return worst
-
-
-def _bars(
-    protocol: ProtocolReport, subject: str, worst: Mapping[str, figures.Score]
-) -> figures.AttackBars | None:
+def _bars(protocol: ProtocolReport, subject: str) -> figures.AttackBars | None:
     by_mode: dict[str, dict[str, figures.Score]] = {}
     for measure in protocol.measures.values():
         if measure.accuracy is not None:
@@ -147,7 +130,7 @@ def _bars(
             for mode, own in by_mode.items()
         },
         clean=None if protocol.clean is None else _score(protocol.clean),
-        worst=worst,
+        worst={mode: _score(share) for mode, share in protocol.worst_by_mode.items()},
     )
 
 

@@ -90,7 +90,8 @@ class Evaluated:
     parts: tuple[Part, ...]
     measurements: Mapping[tuple[str, str], tuple[Measurement, ...]]
     """By (protocol id, measure name), one a subject."""
-    evidence: Mapping[str, Mapping[str, Any]]  # by protocol id, of the first subject
+    evidence: Mapping[str, Sequence[Mapping[str, Any]]]
+    """By protocol id, of one subject or of each; empty where nobody looked."""
     samples: Mapping[str, Sample]  # by protocol id
     test_images_of: int
     notes: tuple[str, ...]  # what a reader of the provenance should know about resuming
@@ -158,7 +159,8 @@ class Evaluation:
         self._attack(subjects, state, work)
         work.phase()
         if self._spec.probes:
-            self._probe(subjects[0], state, work)
+            # Students of one set are alike; models may be anything.
+            self._probe(subjects[:1] if students else subjects, state, work)
         return Evaluated(
             subjects=subjects,
             train_accuracy=tuple(state.train_accuracy[str(n)] for n in range(len(students))),
@@ -227,11 +229,9 @@ class Evaluation:
         model, entry = self._bound(subject), part.protocol.entry(what.attack)
         key = f"{number}/{part.protocol.id}/{what.name}"
         held = state.measured.setdefault(key, {"parts": [], "images": 0, "seconds": 0.0})
-        for rows in part.test.blocks(block_size(entry, self._device)):
-            if rows.start < held["images"]:
-                continue
+        for rows in part.test.blocks(block_size(entry, self._device), held["images"]):
             block = part.test.part(rows)
-            cascade = state.cascade(key, rows.start)
+            cascade = state.cascades.setdefault(key, {})
             done = face(
                 model,
                 block,
@@ -251,25 +251,27 @@ class Evaluation:
             share = (at.effort + at.weight * held["images"] / len(part.test)) / at.whole
             work.tick("attacking", at.before + held["images"], at.total, share=share)
 
-    def _probe(self, subject: Subject, state: _State, work: Work) -> None:
-        for place, part in enumerate(self.parts):
-            name = part.protocol.id
-            if name in state.evidence:
+    def _probe(self, subjects: Sequence[Subject], state: _State, work: Work) -> None:
+        every = [(part, number) for part in self.parts for number in range(len(subjects))]
+        for place, (part, number) in enumerate(every):
+            seen = state.evidence.setdefault(part.protocol.id, [])
+            if number < len(seen):
                 continue
 
             def pulse(place: int = place) -> None:
-                work.pulse("probing", place, len(self.parts))
+                work.pulse("probing", place, len(every))
 
-            test = part.test.part(slice(0, part.protocol.probe_images))
-            state.evidence[name] = probe(
-                self._bound(subject),
-                test,
+            found = probe(
+                self._bound(subjects[number]),
+                part.test.part(slice(0, part.protocol.probe_images)),
                 part.protocol,
+                [part.protocol.entry(w.attack) for w in part.measures if w.mode == "untargeted"],
                 whole=part.test,
                 seed=self._spec.seed,
                 poll=pulse,
             )
-            work.tick("probing", place + 1, len(self.parts))
+            seen.append({"subject": subjects[number].name, **found})
+            work.tick("probing", place + 1, len(every))
 
     def _bound(self, subject: Subject) -> Bound:
         return Passes(subject.network, self._plan).bind(subject.network.state_dict())
@@ -394,7 +396,7 @@ class _State:
         self.train_accuracy: dict[str, float] = {}  # by student, of its last epoch so far
         self.measured: dict[str, dict[str, Any]] = {}  # by "subject/protocol/measure"
         self.cascades: dict[str, dict[str, Any]] = {}  # of the block an attack in stages is at
-        self.evidence: dict[str, dict[str, Any]] = {}  # by protocol
+        self.evidence: dict[str, list[dict[str, Any]]] = {}  # by protocol, a subject each
         self.samples: dict[str, dict[str, Any]] = {}  # by protocol
 
     def snapshot(self) -> dict[str, Any]:
@@ -427,11 +429,3 @@ class _State:
     def measurement(self, number: int, what: Measure) -> Measurement:
         state = self.measured[f"{number}/{what.protocol}/{what.name}"]
         return Measurement(what, Faced.joined(state["parts"]), state["seconds"])
-
-    def cascade(self, key: str, start: int) -> dict[str, Any]:
-        """Where an attack in stages keeps how far it is with the block that begins at `start`."""
-        held = self.cascades.get(key)
-        if held is None or held["start"] != start:
-            held = {"start": start}
-            self.cascades[key] = held
-        return held

@@ -1,11 +1,12 @@
 """Looks at one model more closely: the evidence that findings are made of.
 
-Owns the extra attacks and passes. What they mean is `rome_core.findings`'s. All are on a few images
-and one model, so they cost little beside the measures themselves.
+Owns the extra attacks and passes. What they mean is `rome_core.findings`'s. All are on a few
+images, so they cost little beside the measures themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -19,15 +20,25 @@ from rome_core.attacks.oracle import Poll, go_on
 from rome_core.attacks.pgd import pgd
 from rome_core.evaluation.robustness import TestSet
 from rome_core.randomness import ImageDraws
-from rome_core.recipes.attacks import Domain, PgdSettings
-from rome_core.recipes.protocols import Protocol
+from rome_core.recipes.attacks import (
+    ApgdSettings,
+    AutoAttackSettings,
+    Domain,
+    PgdSettings,
+    Settings,
+    parse_fraction,
+)
+from rome_core.recipes.protocols import Entry, Protocol
 
 CURVE = ("0", "1/510", "1/255", "2/255", "4/255", "8/255", "16/255", "32/255")
 """Linf radii of the curve, in the attack's space."""
 
 CURVE_STEPS = 10
 LONGER = 4
-"""Times as many steps, to see whether the attack had converged."""
+"""Times as many steps, to see whether an attack had converged."""
+
+SAME = 1e-6
+"""Of the spread of all logits: outputs of different images that differ by less are the same."""
 
 UNBOUNDED = PgdSettings(epsilon="10000", step="1/16", steps=50, random_start=False)
 """A ball that holds every image in [0, 1], around normalised ones as well, whose values may lie far
@@ -41,6 +52,7 @@ def probe(
     model: Model,
     test: TestSet,
     protocol: Protocol,
+    untargeted: Sequence[Entry],
     *,
     whole: TestSet,
     seed: int,
@@ -49,27 +61,26 @@ def probe(
     """Evidence as plain data; accuracies are fractions in [0, 1].
 
     `model` is a callable from normalised images to logits, `test` the few images to look at and
-    `whole` all those that the evaluation attacks.
+    `whole` all those that the evaluation attacks. `untargeted` are the protocol's attacks that it
+    runs untargeted: of those that do not choose their steps themselves, and stand alone in their
+    ball, it is seen whether they had converged.
     """
     adapted = attacks.adapt(model, protocol.domain, test.mean, test.std)
     x, labels = adapted.to_input(test.pixels), test.labels
     looked = _Looked(adapted, x, labels, ImageDraws(seed, "probe", images=test.numbers), poll)
     logits = adapted.model(x)
     again = adapted.model(x)
-    epsilon = _epsilon(protocol)
     return {
         "images": len(test),
+        "outputs_are_constant": _are_constant(x, logits),
         "outputs_are_probabilities": _are_probabilities(logits),
-        "forward_difference": float((logits - again).abs().max()),
+        "forward_difference": _difference(logits, again),
         "zero_gradients": looked.zero_gradients(),
         "clean": float((logits.argmax(dim=1) == labels).double().mean()),
         "curve": [[text, looked.robust(_at(text, CURVE_STEPS))] for text in CURVE],
         "unbounded": looked.robust(UNBOUNDED),
-        "epsilon": epsilon,
-        "steps": [
-            [steps, looked.robust(_at(epsilon, steps))]
-            for steps in (CURVE_STEPS, LONGER * CURVE_STEPS)
-        ],
+        "converged": [looked.converged(entry) for entry in _fixed_steps(untargeted)],
+        "images_all": len(whole),
         **_clamped(model, whole),
     }
 
@@ -90,6 +101,18 @@ class _Looked:
         right = self._adapted.model(made.images).argmax(dim=1) == self._labels
         return float((right & ~made.reached).double().mean())
 
+    def converged(self, entry: Entry) -> dict[str, Any]:
+        """What an attack leaves as it is, and with more steps."""
+        settings = entry.settings
+        assert isinstance(settings, PgdSettings)
+        steps = [settings.steps, LONGER * settings.steps]
+        return {
+            "attack": entry.name,
+            "ball": entry.threat,
+            "steps": steps,
+            "accuracy": [self.robust(settings.model_copy(update={"steps": n})) for n in steps],
+        }
+
     def zero_gradients(self) -> float:
         """Share of the images at which the loss has no slope at all."""
         rows = torch.arange(len(self._x), device=self._x.device)
@@ -108,13 +131,36 @@ def _at(epsilon: str, steps: int) -> PgdSettings:
     return PgdSettings.model_construct(epsilon=epsilon, step=step, steps=steps, random_start=False)
 
 
-def _epsilon(protocol: Protocol) -> str:
-    """The Linf radius that the protocol's PGD has, overrides included."""
-    for entry in protocol.entries:
-        settings = entry.settings
-        if isinstance(settings, PgdSettings) and settings.norm == "linf":
-            return settings.epsilon
-    return "8/255"
+def _fixed_steps(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """The PGD attacks in whose ball no attack ran that chooses its own steps."""
+    adaptive = {
+        _ball(entry.settings)
+        for entry in entries
+        if isinstance(entry.settings, AutoAttackSettings | ApgdSettings)
+    }
+    for entry in entries:
+        if isinstance(entry.settings, PgdSettings) and _ball(entry.settings) not in adaptive:
+            yield entry
+
+
+def _ball(settings: Settings) -> tuple[str, Fraction]:
+    assert isinstance(settings, PgdSettings | ApgdSettings | AutoAttackSettings)
+    return settings.norm, parse_fraction(settings.epsilon)
+
+
+def _are_constant(x: Tensor, logits: Tensor) -> bool:
+    """Whether images that differ (in any value) all have the same outputs."""
+    if bool((x == x[:1]).all()):
+        return False
+    spread = logits.amax() - logits.amin()
+    return bool((logits.amax(dim=0) - logits.amin(dim=0)).amax() <= SAME * spread)
+
+
+def _difference(logits: Tensor, again: Tensor) -> float:
+    """How far an image's outputs differ between two passes, at the most, in units of its spread."""
+    spread = logits.amax(dim=1) - logits.amin(dim=1)
+    difference = (logits - again).abs().amax(dim=1)
+    return float((difference / spread.clamp_min(torch.finfo(spread.dtype).tiny)).max())
 
 
 def _are_probabilities(logits: Tensor) -> bool:

@@ -17,9 +17,20 @@ from rome_core import metrics
 from rome_core.evaluation.evaluation import Evaluated, Measurement, Part
 from rome_core.evaluation.outcomes import Outcomes
 from rome_core.evaluation.statistics import Resamples
-from rome_core.findings import NOISE, Evidence, findings, trust
-from rome_core.recipes.attacks import MODES, Mode, parse_fraction
-from rome_core.recipes.protocols import Entry
+from rome_core.findings import NOISE, Clamped, Count, Evidence, findings, trust
+from rome_core.recipes.attacks import (
+    MODES,
+    AutoAttackSettings,
+    FgsmSettings,
+    MiFgsmSettings,
+    Mode,
+    PgdSettings,
+    Settings,
+    VmiFgsmSettings,
+    parse_fraction,
+)
+from rome_core.recipes.autoattack import stages
+from rome_core.recipes.protocols import PROTOCOLS, Entry
 from rome_core.recipes.report import (
     Costs,
     MeasureReport,
@@ -35,10 +46,25 @@ QUERY_POINTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000,
 CLEAN_COST = 1.0
 """Passes an image that is merely classified."""
 
+UNBOUNDED = "unbounded"
+"""Instead of a ball, of attacks that may go as far as they must."""
 
-def protocol_reports(done: Evaluated, *, seed: int) -> list[ProtocolReport]:
-    """One a protocol, in the order they were asked for."""
-    return [_Reporter(done, part, seed).report() for part in done.parts]
+BUDGET = ("steps", "queries", "restarts", "samples", "binary_search_steps", "target_classes", "eot")
+"""Settings of which an attack with less is a weaker one."""
+
+STANDARD = AutoAttackSettings()
+
+FOR_FINDINGS = ("spread", "stage")
+"""Columns that findings are made of, and that the table of outcomes does without."""
+
+
+def protocol_reports(done: Evaluated, *, seed: int, students: bool) -> list[ProtocolReport]:
+    """One a protocol, in the order they were asked for.
+
+    `students` says that the subjects are students of one set, a sample of those that might have
+    been trained, so that their mean has an interval; each of some models has its own.
+    """
+    return [_Reporter(done, part, seed, students).report() for part in done.parts]
 
 
 def outcome_tables(done: Evaluated) -> Iterator[Outcomes]:
@@ -53,7 +79,11 @@ def outcome_tables(done: Evaluated) -> Iterator[Outcomes]:
                     mode=what.mode or "",
                     image=part.test.numbers.cpu(),
                     label=part.test.labels.cpu(),
-                    **one.faced.state_dict(),
+                    **{
+                        name: column
+                        for name, column in one.faced.state_dict().items()
+                        if name not in FOR_FINDINGS
+                    },
                 )
 
 
@@ -86,8 +116,8 @@ def timing_report(done: Evaluated, hardware: Mapping[str, Any]) -> TimingReport:
 class _Reporter:
     """One protocol's report in the making."""
 
-    def __init__(self, done: Evaluated, part: Part, seed: int) -> None:
-        self._done, self._part = done, part
+    def __init__(self, done: Evaluated, part: Part, seed: int, students: bool) -> None:
+        self._done, self._part, self._students = done, part, students
         self._protocol = part.protocol
         self._labels = part.test.labels.cpu()
         self._resamples = Resamples(len(part.test), seed=seed)
@@ -116,11 +146,12 @@ class _Reporter:
             measures=dict(self._measures()),
             worst_case=worst,
             worst_over=over,
+            worst_by_mode=self._worst_by_mode(),
             metrics={mode: m for mode in MODES if (m := self._metrics(mode)) is not None},
             curve=None
-            if evidence.probes is None
-            else [(text, accuracy) for text, accuracy in evidence.probes["curve"]],
-            curve_images=0 if evidence.probes is None else evidence.probes["images"],
+            if not evidence.probes
+            else [(text, accuracy) for text, accuracy in evidence.probes[0]["curve"]],
+            curve_images=evidence.probes[0]["images"] if evidence.probes else 0,
             query_curves=dict(self._query_curves()),
             findings=[finding.as_dict() for finding in found],
             trust=trust(found),
@@ -156,9 +187,9 @@ class _Reporter:
             access=entry.access,
             not_applicable=None,
             accuracy=self._share(correct),
-            success=Share.of(
-                [float(b.sum()) / max(1, int(c.sum())) for b, c in zip(broken, clean, strict=True)]
-            ),
+            success=Share.of((broken.sum(dim=1).double() / clean.sum(dim=1)).tolist())
+            if bool(clean.any(dim=1).all())
+            else None,
             target_hit=self._share(hits) if mode == "targeted" else None,
             per_class=self._per_class(correct),
             costs=Costs(
@@ -181,11 +212,21 @@ class _Reporter:
         balls: dict[str, list[Tensor]] = {}
         start = [_correct(self._of["clean"])] if "clean" in self._of else []
         for what in over:
-            ball = self._ball(self._protocol.entry(what.attack)) or "unbounded"
+            ball = self._ball(self._protocol.entry(what.attack)) or UNBOUNDED
             balls.setdefault(ball, list(start)).append(_correct(self._of[what.name]))
         worst = {ball: self._share(torch.stack(own).all(dim=0)) for ball, own in balls.items()}
         every = torch.stack([c for own in balls.values() for c in own]).all(dim=0)
         return {**worst, "all": self._share(every)}, [what.name for what in over]
+
+    def _worst_by_mode(self) -> dict[str, Share]:
+        """Right as they were, and under every attack of a mode."""
+        start = [_correct(self._of["clean"])] if "clean" in self._of else []
+        worst: dict[str, Share] = {}
+        for mode in MODES:
+            own = [_correct(self._of[w.name]) for w in self._part.measures if w.mode == mode]
+            if own:
+                worst[mode] = self._share(torch.stack(start + own).all(dim=0))
+        return worst
 
     def _ball(self, entry: Entry) -> str | None:
         """The ball an attack stays in, in the words of the first attack of it: 0.5 is 1/2."""
@@ -240,46 +281,121 @@ class _Reporter:
             )
 
     def _evidence(self) -> Evidence:
-        by_ball: dict[str, dict[str, list[Tensor]]] = {}
-        noisy = {}
-        for what in self._part.measures:
+        attacked = [what for what in self._part.measures if what.mode is not None]
+        balls: dict[str, list[Entry]] = {}  # those of untargeted attacks, in each ball there is
+        for what in attacked:
             entry = self._protocol.entry(what.attack)
-            got = self._of[what.name]
-            if what.mode is None:
-                continue
-            right = _correct(got)
-            margins = torch.stack([m.faced.margin for m in got])
-            noisy[what.name] = float((right & (margins < NOISE)).double().mean())
-            ball = self._ball(entry)
-            if what.mode == "untargeted" and ball is not None:
-                kinds = by_ball.setdefault(ball, {})
-                kinds.setdefault(entry.access, []).append(right)
-        query_only = {}
-        for ball, kinds in by_ball.items():
-            if "query" in kinds and "white-box" in kinds:
-                left = torch.stack(kinds["white-box"]).all(dim=0)
-                missed = left & ~torch.stack(kinds["query"]).all(dim=0)
-                query_only[ball] = float(missed.double().mean())
-        names = dict.fromkeys(w.attack for w in self._part.measures if w.mode is not None)
-        gradient = [n for n in names if self._protocol.entry(n).access == "white-box"]
-        worst, _ = self._worst()
-        clean = self._of.get("clean")
+            own = balls.setdefault(self._ball(entry) or UNBOUNDED, [])
+            if what.mode == "untargeted":
+                own.append(entry)
+        gradient = {
+            ball: [entry for entry in entries if entry.access in ("white-box", "both")]
+            for ball, entries in balls.items()
+        }
         return Evidence(
             domain=str(self._protocol.domain),
-            clean=None if clean is None else _percent(clean) / 100,
-            worst=worst["all"].mean if worst else None,
             probes=self._done.evidence.get(self._protocol.id),
-            clamped=None if "clamp" not in self._of else _percent(self._of["clamp"]) / 100,
-            query_only=query_only,
-            noisy=noisy,
+            query_only=dict(self._query_only(balls)),
+            noisy={what.name: self._most(_near(self._of[what.name])) for what in attacked},
+            clamped=list(self._clamped()),
+            without_gradients=[ball for ball, entries in gradient.items() if not entries],
+            weak={
+                ball: [entry.name for entry in entries]
+                for ball, entries in gradient.items()
+                if entries and all(_is_weak(entry.settings) for entry in entries)
+            },
+            small=dict(self._small(balls)),
             overridden=self._protocol.overridden,
-            gradient_attacks=gradient,
         )
 
+    def _query_only(self, balls: Mapping[str, Sequence[Entry]]) -> Iterator[tuple[str, Count]]:
+        """Images of each ball that were right, that gradients leave and that queries break.
+
+        AutoAttack ends with a query attack, Square, for what its gradients leave. What else it
+        breaks with says nothing of the other attacks' gradients, so it leaves nothing on their
+        behalf; only where no other attack of several steps ran are its own gradients looked at.
+        """
+        for ball, entries in balls.items():
+            kinds = {
+                kind: [entry for entry in entries if entry.access == kind]
+                for kind in ("white-box", "query", "both")
+            }
+            strong = [entry for entry in kinds["white-box"] if not _is_weak(entry.settings)]
+            if ball == UNBOUNDED or not (strong or kinds["both"]):
+                continue
+            if not (kinds["query"] or kinds["both"]):
+                continue
+            left = torch.stack([m.faced.clean_correct for m in self._untargeted(entries[0])])
+            queried = torch.zeros_like(left)
+            for entry in kinds["white-box"]:
+                left = left & _correct(self._untargeted(entry))
+            for entry in kinds["query"]:
+                queried = queried | ~_correct(self._untargeted(entry))
+            for entry in kinds["both"]:
+                right, by_square = _correct(self._untargeted(entry)), self._by_square(entry)
+                queried = queried | (~right & by_square)
+                if not strong:
+                    left = left & (right | by_square)
+            yield ball, self._most(left & queried)
+
+    def _by_square(self, entry: Entry) -> Tensor:
+        """Which images AutoAttack's Square broke, none of its stages before having: bool."""
+        settings = entry.settings
+        assert isinstance(settings, AutoAttackSettings)
+        names = [name for name, _ in stages(settings, self._part.test.classes)]
+        stage = torch.stack([m.faced.stage for m in self._untargeted(entry)])
+        number = names.index("square") + 1 if "square" in names else None
+        return stage == number if number else torch.zeros_like(stage, dtype=torch.bool)
+
+    def _small(self, balls: Mapping[str, Sequence[Entry]]) -> Iterator[tuple[str, list[str]]]:
+        """Attacks below their standard, in balls where no standard AutoAttack ran."""
+        whole = any(flaw.code == "small_budget" for flaw in self._protocol.flaws)
+        for ball, entries in balls.items():
+            if any(_is_standard(entry.settings) for entry in entries):
+                continue
+            small = [e.name for e in entries if whole or self._is_small(e)]
+            if small:
+                yield ball, small
+
+    def _is_small(self, entry: Entry) -> bool:
+        """Whether the protocol calls it so, or an override took some of its budget."""
+        if any(flaw.code in ("small_budget", "not_standard") for flaw in entry.flaws):
+            return True
+        own = PROTOCOLS[self._protocol.id].entry(entry.name).settings
+        return any(
+            getattr(entry.settings, name) < getattr(own, name)
+            for name in BUDGET
+            if name in type(own).model_fields
+        )
+
+    def _clamped(self) -> Iterator[Clamped]:
+        if "clean" in self._of and "clamp" in self._of:
+            pairs = zip(self._of["clean"], self._of["clamp"], strict=True)
+            for subject, (clean, clamp) in zip(self._done.subjects, pairs, strict=True):
+                yield Clamped(
+                    subject.name, clean.faced.accuracy, clamp.faced.accuracy, len(clean.faced)
+                )
+
+    def _most(self, rows: Tensor) -> Count:
+        """Of (subjects, images) bool, the subject that it holds for most often."""
+        counts = rows.sum(dim=1).tolist()
+        number = max(range(len(counts)), key=counts.__getitem__)
+        return Count(self._done.subjects[number].name, int(counts[number]), rows.shape[1])
+
+    def _untargeted(self, entry: Entry) -> Sequence[Measurement]:
+        return self._of[f"{entry.name}/untargeted"]
+
     def _share(self, rows: Tensor) -> Share:
-        """Of (subjects, images) bool, with its bootstrap interval."""
+        """Of (subjects, images) bool, with its bootstrap interval, or one a model."""
+        values = rows.double().mean(dim=1).tolist()
+        if self._students:
+            return Share.of(values, self._interval(rows))
+        own = [self._interval(row[None]) for row in rows]
+        return Share.of(values, own[0] if len(own) == 1 else None, own)
+
+    def _interval(self, rows: Tensor) -> tuple[float, float]:
         interval = self._resamples.interval(rows)
-        return Share.of(rows.double().mean(dim=1).tolist(), (interval.low, interval.high))
+        return interval.low, interval.high
 
     def _per_class(self, correct: Tensor) -> list[float | None]:
         """Mean over subjects and the images of a class; null for a class without images."""
@@ -293,6 +409,33 @@ class _Reporter:
 def _correct(got: Sequence[Measurement]) -> Tensor:
     """(subjects, images) bool."""
     return torch.stack([one.faced.correct for one in got])
+
+
+def _near(got: Sequence[Measurement]) -> Tensor:
+    """Right by a margin that is rounding: (subjects, images) bool."""
+    margins = torch.stack([one.faced.margin for one in got])
+    spreads = torch.stack([one.faced.spread for one in got])
+    return _correct(got) & (margins < NOISE * spreads)
+
+
+def _is_weak(settings: Settings) -> bool:
+    """One step, or steps too short to get from an image to the edge of its ball."""
+    if isinstance(settings, FgsmSettings):
+        return True
+    if not isinstance(settings, PgdSettings | MiFgsmSettings | VmiFgsmSettings):
+        return False
+    reach = settings.steps * parse_fraction(settings.step)
+    return settings.steps == 1 or reach < parse_fraction(settings.epsilon)
+
+
+def _is_standard(settings: Settings) -> bool:
+    """AutoAttack as its authors mean it, or more of it."""
+    return (
+        isinstance(settings, AutoAttackSettings)
+        and settings.version != "rand"
+        and settings.steps >= STANDARD.steps
+        and settings.queries >= STANDARD.queries
+    )
 
 
 def _percent(got: Sequence[Measurement]) -> float:

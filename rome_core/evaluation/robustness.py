@@ -73,9 +73,9 @@ class TestSet:
             self.std,
         )
 
-    def blocks(self, size: int) -> Iterable[slice]:
-        """Consecutive parts of at most `size` images."""
-        return (slice(start, start + size) for start in range(0, len(self), size))
+    def blocks(self, size: int, first: int = 0) -> Iterable[slice]:
+        """Consecutive parts of at most `size` images, beginning with image `first`."""
+        return (slice(start, start + size) for start in range(first, len(self), size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +84,10 @@ class Faced:
 
     `correct` is against the true label, `clean_correct` the same of the image as it was. `hit` says
     whether a targeted attack's class was predicted. Sizes are of the perturbation, in the attack's
-    space. `margin` is the true class's logit less the best other's on the final image. `queries` is
-    -1 where the attack did not succeed.
+    space. `margin` is the true class's logit less the best other's on the final image, `spread` its
+    largest logit less its smallest. `queries` is -1 where the attack did not succeed. `stage` says
+    which stage of AutoAttack succeeded, counted from 1 in the order of `recipes.autoattack.stages`,
+    0 for the clamp before them; -1 where none did, and of every other attack.
     """
 
     prediction: Tensor  # int64
@@ -96,9 +98,11 @@ class Faced:
     linf: Tensor  # float32
     l2: Tensor  # float32
     margin: Tensor  # float32
+    spread: Tensor  # float32
     forwards: Tensor  # int64
     backwards: Tensor  # int64
     queries: Tensor  # int64
+    stage: Tensor  # int64
 
     def __len__(self) -> int:
         return len(self.correct)
@@ -164,7 +168,7 @@ def face(
     An attack in stages keeps how far it is in `cascade`, and goes on from what that says.
     """
     cascade = {} if cascade is None else cascade
-    began = time.perf_counter() - cascade.get("seconds", 0.0)
+    started = time.perf_counter()
     adapted = attacks.adapt(model, protocol.domain, test.mean, test.std)
     x, labels = adapted.to_input(test.pixels), test.labels
     rule = protocol.target_rule if mode == "targeted" else "untargeted"
@@ -173,9 +177,16 @@ def face(
     # An adversary need not touch an image that is misclassified already.
     everything = protocol.attacks_everything or not entry.modes
     at_stake = torch.ones_like(clean_correct) if everything else clean_correct
+    rows = at_stake.nonzero()[:, 0]
+    attacked = test.numbers[rows].tolist()
+    if cascade.setdefault("attacked", attacked) != attacked:
+        # Of another block, or an answer at the boundary came out otherwise on another machine.
+        cascade.clear()
+        cascade["attacked"] = attacked
+    began = started - cascade.get("seconds", 0.0)
     poll = _noting_time(poll, cascade, began)
     oracle, done = Oracle(adapted.model, len(x), device=x.device, poll=poll), Attacked.start(x)
-    rows = at_stake.nonzero()[:, 0]
+    stage = torch.full_like(labels, -1)
     if len(rows):
         # The draws are named by the attack alone: every model faces the same ones.
         draws = ImageDraws(seed, "attack", protocol.id, entry.name, mode or "", images=test.numbers)
@@ -184,10 +195,16 @@ def face(
         )
         done.images[rows], done.reached[rows] = made.images, made.reached
         done.queries[rows] = made.queries
+        if "broken_by" in cascade:
+            stage[rows] = cascade["broken_by"].to(stage)
+    if not everything:
+        # The look that tells who is at stake is a pass like any other. It is counted after the
+        # attack, whose queries are its own.
+        oracle.forwards += 1
     images = done.images
     if entry.keeps_original:
         images = torch.where(done.reached.view(-1, 1, 1, 1), images, x)
-    faced = _look(adapted, x, images, goal, oracle, done, clean_correct)
+    faced = _look(adapted, x, images, goal, oracle, done, clean_correct, stage)
     if x.is_cuda:
         torch.cuda.synchronize()
     return Block(faced, images, time.perf_counter() - began)
@@ -232,6 +249,7 @@ def _look(
     oracle: Oracle,
     done: Attacked,
     clean_correct: Tensor,
+    stage: Tensor,
 ) -> Faced:
     """One more forward pass over all images, which nobody pays for."""
     logits = adapted.model(images)
@@ -247,7 +265,9 @@ def _look(
         linf=linf.float().cpu(),
         l2=l2.float().cpu(),
         margin=-attacks.goal.margin(logits, goal.labels).float().cpu(),
+        spread=(logits.amax(dim=1) - logits.amin(dim=1)).float().cpu(),
         forwards=oracle.forwards.cpu(),
         backwards=oracle.backwards.cpu(),
         queries=done.queries.cpu(),
+        stage=stage.cpu(),
     )

@@ -80,7 +80,16 @@ class Resamples:
         return (right.double() * weights).sum(dim=1) / (max(1, k - 1) * n)
 
     def interval(self, correct: Tensor, *, level: float = LEVEL) -> Interval:
-        """Of the mean accuracy, a fraction in [0, 1]: `correct` (k, n) bool, a row a student."""
+        """Of the mean accuracy, a fraction in [0, 1]: `correct` (k, n) bool, a row a student.
+
+        Where all answers are alike, every resample is too, which says nothing of other images:
+        then it is Wilson's of the n images.
+        """
+        _check(correct)
+        right = int(correct.sum())
+        if right in (0, correct.numel()):
+            n = correct.shape[1]
+            return wilson(n if right else 0, n, level=level)
         return percentiles(self.means(correct), level)
 
     def _students(self, k: int, group: str) -> Tensor:

@@ -45,27 +45,32 @@ class Crafted:
     def __init__(self, folder: Path | None, *, most: int = CACHE_BYTES) -> None:
         self._folder, self._most = folder, most
 
-    def get(self, key: Mapping[str, Any]) -> Tensor | None:
-        """(n, c, h, w) in the attack's space, or None where they have to be crafted."""
+    def get(self, key: Mapping[str, Any]) -> tuple[Tensor, float] | None:
+        """(n, c, h, w) in the attack's space and the seconds that crafting them took.
+
+        None where they have to be crafted.
+        """
         if self._folder is None:
             return None
         path = self._path(key)
         try:
             with safetensors.safe_open(path, "pt") as file:
                 images: Tensor = file.get_tensor("images")
-                digest = (file.metadata() or {}).get("sha256")
+                told = file.metadata() or {}
             path.touch()
-        except (OSError, SafetensorError):
+            seconds = float(told["seconds"])
+        except (OSError, SafetensorError, KeyError, ValueError):
             return None
-        return images if digest == _digest(images) else None
+        return (images, seconds) if told.get("sha256") == _digest(images) else None
 
-    def put(self, key: Mapping[str, Any], images: Tensor) -> None:
+    def put(self, key: Mapping[str, Any], images: Tensor, seconds: float) -> None:
         """Keep them; a full disk keeps nothing and hurts nobody."""
         if self._folder is None:
             return
         images = images.cpu().contiguous()
         try:
-            content = safetensors.torch.save({"images": images}, {"sha256": _digest(images)})
+            told = {"sha256": _digest(images), "seconds": repr(seconds)}
+            content = safetensors.torch.save({"images": images}, told)
             write_atomically(self._path(key), content)
             self._sweep()
         except OSError:
@@ -101,17 +106,21 @@ def _digest(images: Tensor) -> str:
 class Transferred:
     """Who was right on what: `correct` by (measure name, source, target), each (n,) bool.
 
-    `clean` (n,) bool by target; `crafted` and `reused` count blocks of images; `seconds` by
-    (measure name, source) of crafting alone.
+    `clean` (n,) bool by target, `clamped` the same of images that were merely clamped in the
+    attack's space, empty where pixels are attacked; `crafted` and `reused` count blocks of images.
+    `seconds` by (measure name, source) are of crafting alone, where images were reused of when they
+    were crafted; `clean_seconds` by target of classifying the images as they are.
     """
 
     measures: tuple[Measure, ...]
     entries: tuple[Entry, ...]
     protocol: Protocol
     clean: Mapping[str, Tensor]
+    clamped: Mapping[str, Tensor]
     correct: Mapping[tuple[str, str, str], Tensor]
     hit: Mapping[tuple[str, str, str], Tensor]
     seconds: Mapping[tuple[str, str], float]
+    clean_seconds: Mapping[str, float]
     crafted: int
     reused: int
     notes: tuple[str, ...]
@@ -145,7 +154,15 @@ class Transfer:
         self._cache, self._device = cache, device
         _check_measures(self._measures)
         if any(what.mode == "targeted" for what in self._measures):
-            attacks.targets(protocol.target_rule, test.labels[:1], test.classes)
+            try:
+                attacks.targets(protocol.target_rule, test.labels[:1], test.classes)
+            except CoreError as error:
+                raise CoreError(
+                    error.code,
+                    f"{protocol.id} cannot target here: {error.detail}",
+                    "Take another protocol, or modes: [untargeted].",
+                    "modes",
+                ) from error
 
     def run(
         self, *, checkpoints: Checkpoints, report: Report, should_stop: Callable[[], bool]
@@ -166,13 +183,10 @@ class Transfer:
             entry = self._protocol.entry(what.attack)
             key = f"{what.name}|{source.name}"
             held = state.setdefault(key, {"images": 0, "seconds": 0.0, "seen": {}})
-            for rows in self._test.blocks(block_size(entry, self._device)):
-                if rows.start < held["images"]:
-                    continue
+            for rows in self._test.blocks(block_size(entry, self._device), held["images"]):
                 block = self._test.part(rows)
                 before = place * len(self._test) + rows.start
-                began = time.perf_counter()
-                images = self._craft(
+                images, seconds = self._craft(
                     models[source.name],
                     source,
                     block,
@@ -181,7 +195,7 @@ class Transfer:
                     state["transfer"],
                     partial(work.pulse, "attacking", before, total),
                 )
-                held["seconds"] += time.perf_counter() - began
+                held["seconds"] += seconds
                 for target in self._targets:
                     self._look(models[target.name], target, block, what, images, held["seen"])
                 held["images"] += len(block)
@@ -199,7 +213,8 @@ class Transfer:
         what: Measure,
         count: dict[str, int],
         poll: Poll,
-    ) -> Tensor:
+    ) -> tuple[Tensor, float]:
+        """The images in the attack's space, and the seconds that crafting them takes or took."""
         key = {
             "code": source_digest(),
             "source": source.digest,
@@ -218,9 +233,9 @@ class Transfer:
         # Without a digest of its weights nothing tells a model from another.
         cache = Crafted(None) if source.digest is None else self._cache
         found = cache.get(key)
-        if found is not None and found.shape == block.pixels.shape:
+        if found is not None and found[0].shape == block.pixels.shape:
             count["reused"] += 1
-            return found.to(block.pixels)
+            return found[0].to(block.pixels), found[1]
         made = face(
             model,
             block,
@@ -229,10 +244,10 @@ class Transfer:
             what.mode,
             seed=self._seed,
             poll=poll,
-        ).images
+        )
         count["crafted"] += 1
-        cache.put(key, made)
-        return made
+        cache.put(key, made.images, made.seconds)
+        return made.images, made.seconds
 
     @torch.no_grad()
     def _look(
@@ -267,21 +282,19 @@ class Transfer:
                 for target in self._targets
             }
 
-        clean = {}
+        clean, clean_seconds, clamped = {}, {}, {}
         for target in self._targets:
-            model = attacks.adapt(
-                models[target.name], attacks.Domain.PIXEL, self._test.mean, self._test.std
-            ).model
-            with torch.no_grad():
-                guesses = [
-                    model(self._test.pixels[rows]).argmax(dim=1) for rows in self._test.blocks(500)
-                ]
-            clean[target.name] = (torch.cat(guesses) == self._test.labels).cpu()
+            began = time.perf_counter()
+            clean[target.name] = self._right(models[target.name], clamp=False)
+            clean_seconds[target.name] = time.perf_counter() - began
+            if self._protocol.domain is attacks.Domain.REFERENCE:
+                clamped[target.name] = self._right(models[target.name], clamp=True)
         return Transferred(
             measures=self._measures,
             entries=self._entries,
             protocol=self._protocol,
             clean=clean,
+            clamped=clamped,
             correct=collected("correct"),
             hit=collected("hit"),
             seconds={
@@ -289,10 +302,23 @@ class Transfer:
                 for what in self._measures
                 for source in self._sources
             },
+            clean_seconds=clean_seconds,
             crafted=state["transfer"]["crafted"],
             reused=state["transfer"]["reused"],
             notes=tuple(notes),
         )
+
+    @torch.no_grad()
+    def _right(self, model: Bound, *, clamp: bool) -> Tensor:
+        """Which images are right as they are, or clamped in the attack's space: (n,) on the CPU."""
+        test = self._test
+        adapted = attacks.adapt(model, self._protocol.domain, test.mean, test.std)
+        right = []
+        for rows in test.blocks(500):
+            x = adapted.to_input(test.pixels[rows])
+            guesses = adapted.model(x.clamp(0, 1) if clamp else x).argmax(dim=1)
+            right.append((guesses == test.labels[rows]).cpu())
+        return torch.cat(right)
 
     def _bound(self, subject: Subject) -> Bound:
         return Passes(subject.network, self._plan).bind(subject.network.state_dict())

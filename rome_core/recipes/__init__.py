@@ -9,6 +9,7 @@ from rome_core.recipes.problems import FieldProblem, SpecError
 from rome_core.recipes.specs import (
     MAX_SEED,
     canonical,
+    is_exact,
     resource_class,
     schema,
     spec_hash,
@@ -20,6 +21,7 @@ __all__ = [
     "SpecError",
     "canonical",
     "catalogue",
+    "is_exact",
     "resource_class",
     "schema",
     "spec_hash",

@@ -42,7 +42,7 @@ class Attack:
         }
 
 
-_WHITE, _QUERY, _NONE = "white-box", "query", "none"
+_WHITE, _QUERY, _BOTH, _NONE = "white-box", "query", "both", "none"
 
 ATTACKS: Final[Mapping[str, Attack]] = {
     attack.name: attack
@@ -117,7 +117,7 @@ ATTACKS: Final[Mapping[str, Attack]] = {
             "autoattack",
             "AutoAttack",
             "APGD, FAB and Square one after another, each for the images that are left.",
-            _WHITE,
+            _BOTH,
             False,
             "Croce and Hein 2020",
         ),

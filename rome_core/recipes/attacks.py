@@ -55,7 +55,10 @@ def _a_radius(text: str) -> str:
     return text
 
 
-_SHOWN: Final = {"pattern": f"^({_NUMBER})$"}
+EXACT_PATTERN: Final = f"^({_NUMBER})$"
+"""Of exact sizes, and of nothing else, in JSON schemas."""
+
+_SHOWN: Final = {"pattern": EXACT_PATTERN}
 
 FractionText = Annotated[
     str, Field(max_length=32, json_schema_extra=_SHOWN), AfterValidator(_part_of_one)

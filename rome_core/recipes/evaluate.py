@@ -6,7 +6,7 @@ protocols: `rome_core.recipes.protocols`.
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from rome_core.recipes import networks, protocols
 from rome_core.recipes.attacks import STRICT, FractionText, Mode
@@ -218,6 +218,11 @@ class EvaluateSpec(_Asked):
         _unique(names)
         return names
 
+    @field_validator("models")
+    @classmethod
+    def _names_differ(cls, models: list[ModelRef] | None) -> list[ModelRef] | None:
+        return _named_apart(models)
+
     @model_validator(mode="after")
     def _one_subject(self) -> "EvaluateSpec":
         if (self.artifact is None) == (self.models is None):
@@ -225,7 +230,6 @@ class EvaluateSpec(_Asked):
         if self.models is not None:
             if self.dataset is None:
                 raise ValueError("models do not say their dataset: give dataset")
-            _unique([model.label for model in self.models])
         return self
 
     @property
@@ -254,19 +258,24 @@ class TransferSpec(_Asked):
     dataset: str = Field(description="Whose test images are attacked.")
     protocol: str = Field(default="pixel@1", description="A name from the catalogue of protocols.")
 
-    @model_validator(mode="after")
-    def _names_differ(self) -> "TransferSpec":
-        targets = self.targets or []
-        for models in (self.sources, targets):
-            _unique([model.label for model in models])
-        sources = {model.label: model.source for model in self.sources}
-        for model in targets:
+    @field_validator("sources", "targets")
+    @classmethod
+    def _names_differ(cls, models: list[ModelRef] | None) -> list[ModelRef] | None:
+        return _named_apart(models)
+
+    @field_validator("targets")
+    @classmethod
+    def _no_source_by_the_name(
+        cls, targets: list[ModelRef] | None, info: ValidationInfo
+    ) -> list[ModelRef] | None:
+        sources = {model.label: model.source for model in info.data.get("sources", [])}
+        for model in targets or []:
             if sources.get(model.label, model.source) != model.source:
                 raise ValueError(
                     f"a source and a target are both called {model.label!r} and are different "
                     "models: give one of them another name"
                 )
-        return self
+        return targets
 
     @property
     def artifacts(self) -> list[str]:
@@ -276,9 +285,19 @@ class TransferSpec(_Asked):
 
 
 def _unique(names: list[Any] | None) -> list[Any] | None:
-    if names is not None and len(set(names)) != len(names):
-        raise ValueError("a name is given twice")
+    if twice := [name for name in dict.fromkeys(names or []) if (names or []).count(name) > 1]:
+        raise ValueError(f"{', '.join(map(repr, twice))} is given twice")
     return names
+
+
+def _named_apart(models: list[ModelRef] | None) -> list[ModelRef] | None:
+    labels = [model.label for model in models or []]
+    if twice := [name for name in dict.fromkeys(labels) if labels.count(name) > 1]:
+        raise ValueError(
+            f"two models are called {', '.join(map(repr, twice))}: give one of them another name, "
+            "or leave it out"
+        )
+    return models
 
 
 def resolved(protocol: str, asked: _Asked, field: str = "protocols") -> Protocol:

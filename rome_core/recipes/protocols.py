@@ -36,8 +36,9 @@ from rome_core.recipes.attacks import (
 )
 from rome_core.recipes.problems import FieldProblem, SpecError, from_validation, unknown_name
 
-Access = Literal["none", "white-box", "query"]
-"""What the attacker sees: nothing is attacked, the gradients, or the logits of its queries."""
+Access = Literal["none", "white-box", "query", "both"]
+"""What the attacker sees: nothing is attacked, the gradients, the logits of its queries, or first
+the one and then the other, as in AutoAttack, whose last stage is Square."""
 
 
 @dataclass(frozen=True)
@@ -257,6 +258,7 @@ def _published() -> Protocol:
                 "autoattack",
                 "AutoAttack with 10 steps",
                 AutoAttackSettings(steps=10),
+                access="both",
                 modes=("untargeted",),
                 inapplicable=never_targeted,
                 keeps_original=True,
@@ -351,6 +353,7 @@ def _pixel() -> Protocol:
                 "autoattack",
                 "AutoAttack standard, Linf",
                 AutoAttackSettings(),
+                access="both",
                 modes=("untargeted",),
                 inapplicable=_UNTARGETED_ONLY,
             ),
@@ -358,6 +361,7 @@ def _pixel() -> Protocol:
                 "autoattack-plus",
                 "AutoAttack plus, Linf",
                 AutoAttackSettings(version="plus"),
+                access="both",
                 modes=("untargeted",),
                 inapplicable=_UNTARGETED_ONLY,
             ),
@@ -365,6 +369,7 @@ def _pixel() -> Protocol:
                 "autoattack-rand",
                 "AutoAttack rand, Linf, for models that draw",
                 AutoAttackSettings(version="rand"),
+                access="both",
                 modes=("untargeted",),
                 inapplicable=_UNTARGETED_ONLY,
             ),
@@ -377,6 +382,7 @@ def _pixel() -> Protocol:
                 "autoattack-l2",
                 "AutoAttack standard, L2",
                 AutoAttackSettings(**l2),
+                access="both",
                 modes=("untargeted",),
                 inapplicable=_UNTARGETED_ONLY,
             ),
@@ -413,6 +419,7 @@ def _quick() -> Protocol:
                 "autoattack",
                 "AutoAttack with 10 steps and 200 queries, Linf",
                 AutoAttackSettings(steps=10, queries=200),
+                access="both",
                 modes=("untargeted",),
                 inapplicable=_UNTARGETED_ONLY,
                 flaws=(

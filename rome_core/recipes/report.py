@@ -17,8 +17,10 @@ PLAIN = ConfigDict(extra="forbid", frozen=True)
 class Share(BaseModel):
     """A share of images, a fraction in [0,1], one value a subject.
 
-    `std` is the sample standard deviation over subjects, null for one. `interval` holds 95 % of the
-    bootstrapped means, over images and subjects; null where no bootstrap was made.
+    `std` is the sample standard deviation over subjects, null for one. `interval` is a 95 % one of
+    the mean: over images and, where they are students of one set, over students; null for several
+    models, which are no sample of anything. `intervals` are the models' own, one a value, over
+    images; null for students. Both are null where there is no interval at all.
     """
 
     model_config = PLAIN
@@ -28,15 +30,22 @@ class Share(BaseModel):
     std: float | None
     n: int
     interval: tuple[float, float] | None
+    intervals: list[tuple[float, float]] | None = None
 
     @classmethod
-    def of(cls, values: list[float], interval: tuple[float, float] | None = None) -> "Share":
+    def of(
+        cls,
+        values: list[float],
+        interval: tuple[float, float] | None = None,
+        intervals: list[tuple[float, float]] | None = None,
+    ) -> "Share":
         return cls(
             values=values,
             mean=fmean(values),
             std=stdev(values) if len(values) > 1 else None,
             n=len(values),
             interval=interval,
+            intervals=intervals,
         )
 
 
@@ -66,7 +75,8 @@ class MeasureReport(BaseModel):
     """One attack in one mode.
 
     `accuracy` is top-1 against the true label in both modes. `success` is the share of images that
-    were right and are no longer. `target_hit` is the share predicted as their target.
+    were right and are no longer, null where a subject was right on none. `target_hit` is the share
+    predicted as their target.
     `not_applicable` says why there are no numbers.
     """
 
@@ -75,7 +85,7 @@ class MeasureReport(BaseModel):
     attack: str
     mode: Literal["targeted", "untargeted"] | None
     threat: str | None
-    access: Literal["none", "white-box", "query"]
+    access: Literal["none", "white-box", "query", "both"]
     not_applicable: str | None
     accuracy: Share | None
     success: Share | None
@@ -106,7 +116,7 @@ class ProtocolReport(BaseModel):
     """One protocol: what it is, every number taken under it, and what speaks against them.
 
     `worst_case` counts an image only where a subject is right under every attack of a ball, and
-    `all` under every attack. `curve` is accuracy of the first subject against Linf radius, on
+    `all` under every attack; `worst_by_mode` the same under every attack of a mode. `curve` is accuracy of the first subject against Linf radius, on
     `curve_images` images.
     """
 
@@ -125,6 +135,7 @@ class ProtocolReport(BaseModel):
     measures: dict[str, MeasureReport]
     worst_case: dict[str, Share]
     worst_over: list[str]
+    worst_by_mode: dict[str, Share]
     metrics: dict[str, Metrics]
     curve: list[tuple[str, float]] | None
     curve_images: int
@@ -161,13 +172,17 @@ class SetReport(BaseModel):
 
 
 class EvaluationReport(BaseModel):
-    """`evaluation.json`: the subjects, and the protocols side by side, never mixed."""
+    """`evaluation.json`: the subjects, and the protocols side by side, never mixed.
+
+    `data` are the sha256 of the dataset's files, by their names: a name alone may mean any.
+    """
 
     model_config = PLAIN
 
     format: Literal["rome-evaluation"] = "rome-evaluation"
     format_version: Literal[2] = 2
     dataset: str
+    data: dict[str, str]
     test_images_of: int
     subjects: list[SubjectReport]
     set: SetReport | None
@@ -204,7 +219,12 @@ class TransferReport(BaseModel):
     `accuracy` holds fractions in [0,1] by measure; `target_hit` the share of images predicted as
     their target, for targeted ones. `i_rr` is in percent, by mode, pooled over the mode's attacks;
     null where it is undefined. The space, the settings and the images are the same for all cells.
-    `on_self` says which cells are attacks of a model on itself, which is no transfer.
+    `on_self` says which cells are attacks of a model on itself, which is no transfer. Intervals are
+    Wilson's 95 % ones, over images.
+
+    `digest` is of the protocol as an evaluation takes it, overrides included. Crafting departs from
+    it as `crafting` says, and `settings` are those that images were crafted with. `flaws` are the
+    protocol's and, with their `attack`, the attacks' own; `trust` follows from `findings`.
     """
 
     model_config = PLAIN
@@ -218,15 +238,23 @@ class TransferReport(BaseModel):
     digest: str
     domain: Literal["reference", "pixel"]
     overridden: list[str]
+    crafting: Literal["every image is attacked, with all steps"] = (
+        "every image is attacked, with all steps"
+    )
     settings: dict[str, dict[str, Any]]
     flaws: list[dict[str, str]]
+    findings: list[dict[str, Any]]
+    trust: Literal["high", "limited", "low"]
     sources: list[str]
     targets: list[str]
     models: list[SubjectReport]
     clean: dict[str, float]
+    clean_intervals: dict[str, tuple[float, float]]
     accuracy: dict[str, list[list[float]]]
+    accuracy_intervals: dict[str, list[list[tuple[float, float]]]]
     target_hit: dict[str, list[list[float]]]
     i_rr: dict[str, list[list[float | None]]]
     worst_case: list[list[float]]
+    worst_case_intervals: list[list[tuple[float, float]]]
     on_self: list[list[bool]]
     seed: int

@@ -12,11 +12,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rome_core.recipes import catalogue
+from rome_core.recipes.attacks import EXACT_PATTERN
 from rome_core.recipes.catalogue import MethodRecipe
 from rome_core.recipes.datasets import DATASETS, unknown_dataset
-from rome_core.recipes.evaluate import EvaluateSpec, TransferSpec, resolved
+from rome_core.recipes.evaluate import (
+    AdversarialTraining,
+    EvaluateSpec,
+    TransferSpec,
+    resolved,
+)
 from rome_core.recipes.presets import Preset
 from rome_core.recipes.problems import FieldProblem, SpecError, from_validation, unknown_name
+from rome_core.recipes.protocols import PROTOCOLS
 
 MAX_SEED = 2**63 - 1
 KINDS = ("distill", "evaluate", "transfer")
@@ -85,6 +92,27 @@ def schema(kind: str) -> dict[str, Any]:
         recipe.hyperparameters.model_json_schema() for recipe in catalogue.methods()
     ]
     return described
+
+
+def is_exact(field: str) -> bool:
+    """Whether a field, by its path, is a size in exact text: `overrides.pgd.epsilon`, not `.steps`.
+
+    A shell's 0.5 is meant as that text where it is.
+    """
+    models: list[type[BaseModel]]
+    match field.split("."):
+        case ["overrides", attack, name]:
+            entries = [entry for protocol in PROTOCOLS.values() for entry in protocol.entries]
+            models = [type(entry.settings) for entry in entries if entry.name == attack]
+        case ["students", "adversarial", name]:
+            models = [AdversarialTraining]
+        case ["hyperparameters", name]:
+            models = [recipe.hyperparameters for recipe in catalogue.methods()]
+        case _:
+            return False
+    described = [model.model_json_schema()["properties"].get(name, {}) for model in models]
+    kinds = [kind for one in described for kind in (one, *one.get("anyOf", []))]
+    return any(kind.get("pattern") == EXACT_PATTERN for kind in kinds)
 
 
 def resource_class(canonical: Mapping[str, Any]) -> str:

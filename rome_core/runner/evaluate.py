@@ -155,6 +155,7 @@ def _report(asked: EvaluateSpec, loaded: _Asked, done: Evaluated) -> EvaluationR
         )
     return EvaluationReport(
         dataset=loaded.dataset.name,
+        data=dict(loaded.dataset.digests),
         test_images_of=done.test_images_of,
         subjects=[
             SubjectReport(
@@ -166,14 +167,18 @@ def _report(asked: EvaluateSpec, loaded: _Asked, done: Evaluated) -> EvaluationR
             for subject in done.subjects
         ],
         set=about,
-        protocols=reporting.protocol_reports(done, seed=asked.seed),
+        protocols=reporting.protocol_reports(done, seed=asked.seed, students=synthetic is not None),
         seed=asked.seed,
     )
 
 
 def _metrics(report: EvaluationReport) -> dict[str, Any]:
-    """The means by name; a name begins with the protocol it belongs to."""
+    """The means by name; a name begins with the protocol it belongs to.
+
+    Of several models each has its own accuracy and interval beside the mean, under `each`.
+    """
     told: dict[str, Any] = {}
+    models = [subject.name for subject in report.subjects]
     for protocol in report.protocols:
         label = _label(protocol.id, protocol.overridden)
         shares = {"clean": protocol.clean} if protocol.clean else {}
@@ -186,6 +191,11 @@ def _metrics(report: EvaluationReport) -> dict[str, Any]:
                 "n": share.n,
                 "interval": share.interval,
             }
+            if share.intervals is not None and share.n > 1:
+                own = zip(models, share.values, share.intervals, strict=True)
+                told[f"{label}/{name}"]["each"] = {
+                    model: [value, *bounds] for model, value, bounds in own
+                }
         for mode, metrics in protocol.metrics.items():
             told[f"{label}/metrics/{mode}"] = dict(metrics.values)
         told[f"{label}/trust"] = protocol.trust

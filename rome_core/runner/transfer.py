@@ -6,24 +6,28 @@ Owns the way from files of weights to `transfer.json`, its figures and logs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rome_core import costs, metrics, passes
 from rome_core.data import Dataset
 from rome_core.data import load as load_dataset
 from rome_core.evaluation import beard, drawings
 from rome_core.evaluation.evaluation import test_set
+from rome_core.evaluation.statistics import wilson
 from rome_core.evaluation.subjects import Subject, load_model, statistics_of
 from rome_core.evaluation.transfer import Crafted, Transfer, Transferred
 from rome_core.files import write_atomically, write_json
+from rome_core.findings import Evidence, Finding, findings, trust
 from rome_core.progress import Progress
 from rome_core.provenance import hardware, provenance
 from rome_core.recipes import spec_hash
 from rome_core.recipes.attacks import MODES
 from rome_core.recipes.evaluate import ModelRef, TransferSpec, chosen, resolved
-from rome_core.recipes.protocols import crafting
+from rome_core.recipes.protocols import Protocol, crafting
 from rome_core.recipes.report import SubjectReport, TransferReport
 from rome_core.runner.context import Context, Outcome, Output
 from rome_core.runner.distill import MODES_OF_PLAN
@@ -41,7 +45,8 @@ def transfer(spec: Mapping[str, Any], context: Context) -> Outcome:
     targets = (
         sources if asked.targets is None else _models(asked.targets, dataset, context, "targets")
     )
-    protocol = crafting(resolved(asked.protocol, asked, "protocol"))
+    evaluating = resolved(asked.protocol, asked, "protocol")
+    protocol = crafting(evaluating)
     entries = [entry for entry in chosen(protocol, asked) if entry.modes]
     statistics = statistics_of(dataset)
     test = test_set(dataset, asked.limit or protocol.images, asked.seed, statistics, context.device)
@@ -76,7 +81,7 @@ def transfer(spec: Mapping[str, Any], context: Context) -> Outcome:
         report=context.report,
         should_stop=context.should_stop,
     )
-    report = _report(asked, dataset, sources, targets, done, len(test))
+    report = _report(asked, dataset, sources, targets, done, evaluating)
     told = provenance(
         spec,
         dataset,
@@ -105,25 +110,29 @@ def _report(
     sources: Sequence[Subject],
     targets: Sequence[Subject],
     done: Transferred,
-    images: int,
+    evaluating: Protocol,
 ) -> TransferReport:
-    def matrix(what: str, source: str, target: str) -> float:
-        return float(done.correct[what, source, target].double().mean())
-
     names = [what.name for what in done.measures]
     rows, columns = [s.name for s in sources], [t.name for t in targets]
-    clean = {name: float(right.double().mean()) for name, right in done.clean.items()}
+    clean = {name: _mean(right) for name, right in done.clean.items()}
     every = {subject.name: subject for subject in (*sources, *targets)}
+    worst = [[_worst(done, s, t) for t in columns] for s in rows]
+    found = _findings(done)
     return TransferReport(
         dataset=dataset.name,
-        test_images=images,
+        test_images=len(next(iter(done.clean.values()))),
         test_images_of=len(dataset.test_images),
         protocol=done.protocol.id,
-        digest=done.protocol.digest,
+        digest=evaluating.digest,
         domain=str(done.protocol.domain),
         overridden=list(done.protocol.overridden),
         settings={e.name: e.settings.model_dump(mode="json") for e in done.entries},
-        flaws=[flaw.as_dict() for flaw in done.protocol.flaws],
+        flaws=[
+            *(flaw.as_dict() for flaw in done.protocol.flaws),
+            *({"attack": e.name, **flaw.as_dict()} for e in done.entries for flaw in e.flaws),
+        ],
+        findings=[finding.as_dict() for finding in found],
+        trust=trust(found),
         sources=rows,
         targets=columns,
         models=[
@@ -136,11 +145,17 @@ def _report(
             for subject in every.values()
         ],
         clean=clean,
-        accuracy={name: [[matrix(name, s, t) for t in columns] for s in rows] for name in names},
+        clean_intervals={name: _interval(right) for name, right in done.clean.items()},
+        accuracy={
+            name: [[_mean(done.correct[name, s, t]) for t in columns] for s in rows]
+            for name in names
+        },
+        accuracy_intervals={
+            name: [[_interval(done.correct[name, s, t]) for t in columns] for s in rows]
+            for name in names
+        },
         target_hit={
-            what.name: [
-                [float(done.hit[what.name, s, t].double().mean()) for t in columns] for s in rows
-            ]
+            what.name: [[_mean(done.hit[what.name, s, t]) for t in columns] for s in rows]
             for what in done.measures
             if what.mode == "targeted"
         },
@@ -149,21 +164,47 @@ def _report(
             for mode in MODES
             if any(what.mode == mode for what in done.measures)
         },
-        worst_case=[
-            [
-                float(
-                    torch.stack([done.clean[t], *(done.correct[name, s, t] for name in names)])
-                    .all(dim=0)
-                    .double()
-                    .mean()
-                )
-                for t in columns
-            ]
-            for s in rows
-        ],
+        worst_case=[[_mean(right) for right in row] for row in worst],
+        worst_case_intervals=[[_interval(right) for right in row] for row in worst],
         on_self=[[s.digest == t.digest for t in targets] for s in sources],
         seed=asked.seed,
     )
+
+
+def _mean(right: Tensor) -> float:
+    return float(right.double().mean())
+
+
+def _interval(right: Tensor) -> tuple[float, float]:
+    """Over images, of one model."""
+    bounds = wilson(int(right.sum()), len(right))
+    return bounds.low, bounds.high
+
+
+def _worst(done: Transferred, source: str, target: str) -> Tensor:
+    """Right as they were and after every attack crafted on the source: (n,) bool."""
+    attacked = [done.correct[what.name, source, target] for what in done.measures]
+    return torch.stack([done.clean[target], *attacked]).all(dim=0)
+
+
+def _findings(done: Transferred) -> list[Finding]:
+    """What speaks against the matrices: of each target the clamp, and once what was changed."""
+    found: dict[tuple[str, str], Finding] = {}
+    for target, clean in done.clean.items():
+        evidence = Evidence(
+            domain=str(done.protocol.domain),
+            clean=_mean(clean),
+            worst=None,
+            clamped=_mean(done.clamped[target]) if target in done.clamped else None,
+            overridden=done.protocol.overridden,
+        )
+        for finding in findings(evidence):
+            if finding.code == "clamp_sensitive":
+                evident = {"target": target, **finding.evidence}
+                found[finding.code, target] = replace(finding, evidence=evident)
+            elif finding.code == "overridden":
+                found[finding.code, ""] = finding
+    return list(found.values())
 
 
 def _i_rr(done: Transferred, clean: float, mode: str, source: str, target: str) -> float | None:
@@ -187,8 +228,12 @@ def _metrics(report: TransferReport) -> dict[str, Any]:
         "sources": report.sources,
         "targets": report.targets,
         "clean": report.clean,
+        "clean_intervals": report.clean_intervals,
         "i_rr": report.i_rr,
         "worst_case": report.worst_case,
+        "worst_case_intervals": report.worst_case_intervals,
+        "trust": report.trust,
+        "findings": list(dict.fromkeys(finding["code"] for finding in report.findings)),
         "on_self": report.on_self,
     }
 
@@ -202,6 +247,7 @@ def _save(
         "format_version": 1,
         "hardware": hardware(context.device),
         "crafting_seconds": seconds,
+        "clean_seconds": dict(done.clean_seconds),
         "blocks": {"crafted": done.crafted, "reused": done.reused},
     }
     outputs = []

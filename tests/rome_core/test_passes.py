@@ -26,6 +26,15 @@ EAGER = Plan(False, None, False, 1, "the plain way")
 CHUNKED = Plan(False, 4 * 8 * 8 * 4 * 2, True, 1, "two images of 8x8 at width 4 a chunk")
 
 
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler"
+)
+
+
+# The compiler's own imports use what torch has deprecated.
+deprecations = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+
 def network(name: str = "convnet-d2-w4", dtype: torch.dtype = torch.float64) -> ConvNet:
     made = build(name, channels=3, size=8, classes=5, generator=generator(1))
     with torch.no_grad():
@@ -308,10 +317,34 @@ def test_without_a_compiler_passes_are_eager_and_say_why(monkeypatch: pytest.Mon
 
 
 def test_the_compiler_is_tried_on_the_device_of_the_run():
-    chosen = plan(images=10**9, device="cuda:99")  # nobody has a hundred
+    with pytest.raises(CoreError, match="can't be compiled") as raised:
+        plan(mode="compiled", images=10**9, device="cuda:99")  # nobody has a hundred
+    assert raised.value.code == "no_compiler"
+
+
+def test_nothing_is_compiled_unasked_where_its_worth_is_not_known():
+    chosen = plan(images=10**9, device="cuda:99")
     assert not chosen.compiled
-    assert chosen.reason.startswith("no working compiler")
+    assert "has not been measured" in chosen.reason
     assert chosen.device == "cuda:99"
+
+
+@pytest.mark.long
+@needs_compiler
+@deprecations
+def test_any_number_of_shapes_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that shrinks has a dozen; PyTorch compiles one function for eight at the most."""
+    net = network("convnet-d1-w4", torch.float32)
+    made = Passes(net, Plan(True, None, True, 1, "compiled"))
+    monkeypatch.setattr(Passes, "chunk", property(lambda self: None))
+    for n in range(1, 2**10, 97):
+        x, y = batch(n, torch.float32)
+
+        def loss(z: Tensor, part: slice, y: Tensor = y) -> Tensor:
+            return F.cross_entropy(z, y[part], reduction="none")
+
+        _, _, found = made.loss_gradient(net.state_dict(), x, loss)
+        torch.testing.assert_close(found, plain_input_gradient(net, x, y), rtol=1e-3, atol=1e-5)
 
 
 def nearly_constant() -> tuple[Tensor, Tensor]:
@@ -332,13 +365,6 @@ def error_of_nearly_constant_images(how: Plan) -> float:
 def test_channels_that_hardly_vary_keep_their_gradients():
     assert CHUNKED.channels_last
     assert error_of_nearly_constant_images(CHUNKED) < 1e-5  # 1e-3 by PyTorch's kernel
-
-
-needs_compiler = pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler"
-)
-# The compiler's own imports use what torch has deprecated.
-deprecations = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
 @needs_compiler

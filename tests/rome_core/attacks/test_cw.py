@@ -55,7 +55,7 @@ def excess(logits: Tensor, label: int, target: int | None, chosen: CwSettings) -
 
 
 def start(x: Tensor, chosen: CwSettings) -> tuple[Tensor, Tensor]:
-    """Where w starts, and what distances are from."""
+    """Where w starts, and what distances are from: in the published form x, as in torchattacks."""
     if chosen.margin == "published":
         return torch.atanh((2 * x - 1).clamp(-1, 1)), x
     return torch.atanh((2 * x - 1).clamp(-INSIDE, INSIDE)), x.clamp(0, 1)

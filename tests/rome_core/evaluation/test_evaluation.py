@@ -187,6 +187,20 @@ def test_stopped_again_and_again_it_ends_alike(tmp_path: Path) -> None:
     assert told(done, tmp_path) == expected
 
 
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("until", [4, 8, 14, 20, 26, 32])
+def test_it_goes_on_with_blocks_of_another_size(
+    until: int, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on another device: no image is passed over, and none attacked twice."""
+    expected = discrete(run(evaluation(MODELS), tmp_path / "whole"))
+    with pytest.raises(Stopped):
+        run(evaluation(MODELS), tmp_path / "a", should_stop=Polls(until))
+    monkeypatch.setattr(module, "block_size", lambda entry, device: size)
+    done = run(evaluation(MODELS), tmp_path / "b", earlier=[tmp_path / "a"])
+    assert discrete(done) == expected
+
+
 @pytest.mark.parametrize("kept", [True, False], ids=["checkpoints", "no checkpoint"])
 @pytest.mark.parametrize("at", [4, 9, 15, 21, 33])
 def test_a_crash_costs_what_was_done_since_the_last_checkpoint(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rome_core import metrics
+from rome_core.evaluation import drawings
 from rome_core.evaluation.evaluation import Evaluated, Measurement, Part
 from rome_core.evaluation.outcomes import Outcomes
 from rome_core.evaluation.reporting import (
@@ -119,7 +120,7 @@ def made(
 
 
 def report(done: Evaluated) -> ProtocolReport:
-    (only,) = protocol_reports(done, seed=7)
+    (only,) = protocol_reports(done, seed=7, students=True)
     return only
 
 
@@ -148,6 +149,33 @@ def check(share: Share | None, values: Sequence[Sequence[bool]], *, interval: bo
         assert share.interval == (bounds.low, bounds.high)
     else:
         assert share.interval is None
+    assert share.intervals is None
+
+
+def test_models_have_an_interval_each_and_none_together() -> None:
+    """They are no sample of models: only the images could have been others."""
+    done = made(subjects=3)
+    (told,) = protocol_reports(done, seed=7, students=False)
+    shares = [(told.clean, rows(done, "clean"), "correct")]
+    for name, one in told.measures.items():
+        if one.not_applicable is None:
+            shares.append((one.accuracy, rows(done, name), "correct"))
+            if one.target_hit is not None:
+                shares.append((one.target_hit, rows(done, name), "hit"))
+    resamples = Resamples(N, seed=7)
+    for share, seen, column in shares:
+        assert share is not None
+        assert share.interval is None
+        own = [resamples.interval(torch.tensor([[row[column] for row in of]])) for of in seen]
+        assert share.intervals == [(bounds.low, bounds.high) for bounds in own]
+        assert share.values == [fmean(row[column] for row in of) for of in seen]
+    for share in (*told.worst_case.values(), *told.worst_by_mode.values()):
+        assert share.interval is None
+        assert share.intervals is not None
+        assert len(share.intervals) == 3
+    (alone,) = protocol_reports(made(subjects=1), seed=7, students=False)
+    assert alone.clean is not None
+    assert alone.clean.intervals == [alone.clean.interval]
 
 
 @pytest.mark.parametrize("subjects", [1, 2, 3])
@@ -275,6 +303,29 @@ def test_the_worst_case_is_per_image_and_per_ball() -> None:
         assert one.accuracy is None or worst.mean <= one.accuracy.mean
 
 
+@pytest.mark.parametrize("attacks", [ATTACKS, ["clean", "square", "pgd"], ["pgd"]])
+def test_the_worst_case_of_a_mode_is_over_its_attacks_and_the_clean_image(
+    attacks: Sequence[str],
+) -> None:
+    done = made(attacks=attacks)
+    told = report(done)
+    assert list(told.worst_by_mode) == list(MODES)
+    for mode in MODES:
+        names = [what.name for what in done.parts[0].measures if what.mode in (mode, None)]
+        columns = [rows(done, name) for name in names]
+        left = [[all(c[s][i]["correct"] for c in columns) for i in range(N)] for s in range(2)]
+        check(told.worst_by_mode[mode], left)
+    assert list(report(made(attacks=attacks, modes=["targeted"])).worst_by_mode) == ["targeted"]
+
+
+def test_the_figure_shows_the_worst_case_of_the_report() -> None:
+    told = report(made())
+    bars = drawings._bars(told, "two students")
+    assert bars is not None
+    shown = {mode: score.accuracy for mode, score in bars.worst.items()}
+    assert shown == {mode: share.mean for mode, share in told.worst_by_mode.items()}
+
+
 def test_a_radius_in_other_words_is_the_same_ball() -> None:
     changed = overridden(QUICK, {"deepfool": {"epsilon": "0.5"}, "square": {"epsilon": "16/510"}})
     told, same = report(made(changed)), report(made())
@@ -287,6 +338,7 @@ def test_a_radius_in_other_words_is_the_same_ball() -> None:
 def test_without_attacks_there_is_no_worst_case() -> None:
     told = report(made(attacks=["clean"]))
     assert (told.worst_case, told.worst_over, told.metrics, told.measures) == ({}, [], {}, {})
+    assert told.worst_by_mode == {}
 
 
 def test_metrics_are_of_counted_passes() -> None:
@@ -540,6 +592,6 @@ def test_protocols_are_reported_in_the_order_asked() -> None:
         parts=(*other.parts, *one.parts),
         measurements={**one.measurements, **other.measurements},
     )
-    told = protocol_reports(both, seed=7)
+    told = protocol_reports(both, seed=7, students=True)
     assert [report.id for report in told] == ["rome-2025@1", "quick@1"]
     assert told[1] == report(one)

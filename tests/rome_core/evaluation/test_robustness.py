@@ -132,7 +132,8 @@ def test_every_column_is_what_looking_at_each_image_says(name: str, mode: Mode) 
     torch.testing.assert_close(seen.linf, change.abs().amax(dim=1), rtol=0, atol=1e-5)
     torch.testing.assert_close(seen.l2, change.norm(dim=1), rtol=0, atol=1e-4)
     asked = clean if pixel else torch.ones_like(clean)
-    assert torch.equal(seen.forwards, 2 * asked)  # the last look is nobody's cost
+    looked = int(pixel)  # who is at stake takes a look at everyone; the last one is nobody's cost
+    assert torch.equal(seen.forwards, 2 * asked + looked)
     assert torch.equal(seen.backwards, 1 * asked)
     reached = (guesses == targets if mode == "targeted" else guesses != test.labels) & asked
     assert torch.equal(seen.queries, torch.where(reached, 2, -1))
@@ -151,24 +152,36 @@ def test_what_is_wrong_already_is_left_alone_unless_everything_is_attacked(attac
     seen = faced(protocol, attack, "untargeted", test=test).faced
     assert torch.equal(seen.clean_correct, torch.arange(12) % 2 == 0)
     alone = ~seen.clean_correct
-    assert (seen.forwards[alone] + seen.backwards[alone] == 0).all()
+    assert (seen.forwards[alone] == 1).all()  # the look that told
+    assert (seen.backwards[alone] == 0).all()
     assert (seen.linf[alone] == 0).all()
     assert (seen.queries[alone] == -1).all()
     assert not seen.correct[alone].any()
     assert (seen.forwards[~alone] > 0).all()
     every = faced(replace(protocol, attacks_everything=True), attack, "untargeted", test=test).faced
     assert (every.forwards > 0).all()
-    for name in ("prediction", "forwards", "backwards", "queries"):
+    assert torch.equal(seen.forwards[~alone], every.forwards[~alone] + 1)
+    for name in ("prediction", "backwards", "queries"):
         one, other = (getattr(one, name)[~alone] for one in (seen, every))
         assert torch.equal(one, other), name
 
 
-def test_nobody_at_stake_costs_nothing() -> None:
+def test_an_attack_costs_at_least_what_classifying_does() -> None:
+    """Else attacks of a model that errs often would seem cheaper than none: AE below zero."""
+    test = wrongly_labelled(some(12), trained())
+    clean = faced(QUICK, "clean", None, test=test).faced
+    assert (clean.forwards == 1).all()
+    for attack in ("fgsm", "pgd", "square"):
+        seen = faced(short(QUICK), attack, "untargeted", test=test).faced
+        assert (seen.forwards >= clean.forwards).all()
+
+
+def test_where_nobody_is_at_stake_only_the_look_is_paid() -> None:
     test = some(5)
     guesses = trained()(normalised(test)).argmax(dim=1)
     seen = faced(QUICK, "pgd", "untargeted", test=replace(test, labels=(guesses + 1) % 10)).faced
     assert seen.accuracy == 0
-    assert int(seen.forwards.sum() + seen.backwards.sum()) == 0
+    assert (int(seen.forwards.sum()), int(seen.backwards.sum())) == (5, 0)
 
 
 def test_an_image_that_is_not_broken_may_be_kept_as_it_was() -> None:
@@ -386,3 +399,5 @@ def test_blocks_cover_the_images_once() -> None:
     blocks = list(test.blocks(4))
     assert [len(test.part(rows)) for rows in blocks] == [4, 4, 2]
     assert torch.equal(torch.cat([test.part(rows).numbers for rows in blocks]), test.numbers)
+    assert list(test.blocks(4, 3)) == [slice(3, 7), slice(7, 10)]
+    assert list(test.blocks(4, 10)) == []

@@ -106,10 +106,17 @@ def test_the_level_is_the_level() -> None:
     assert (found.low, found.high) == pytest.approx((5, 95))
 
 
-def test_certainties_have_no_width() -> None:
-    for right in (True, False):
-        found = Resamples(40, seed=1).interval(torch.full((3, 40), right))
-        assert (found.low, found.high) == (right, right)
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_answers_that_are_all_alike_are_no_certainty(k: int, level: float) -> None:
+    """Every resample of them is alike as well; other images might have come out otherwise."""
+    resamples = Resamples(40, seed=1)
+    none = resamples.interval(torch.zeros(k, 40, dtype=torch.bool), level=level)
+    assert none == wilson(0, 40, level=level)
+    assert none.low == 0 < none.high
+    every = resamples.interval(torch.ones(k, 40, dtype=torch.bool), level=level)
+    assert every == wilson(40, 40, level=level)
+    assert every.low < 1 == every.high
 
 
 def test_ill_shaped_answers_are_refused() -> None:

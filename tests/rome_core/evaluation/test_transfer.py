@@ -338,6 +338,19 @@ def test_stopped_at_any_poll_it_goes_on_and_ends_alike(tmp_path: Path) -> None:
         assert resumed.notes[0].startswith("resumed after")
 
 
+def test_it_goes_on_with_blocks_of_another_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on another device."""
+    a = subject("a")
+    expected = matrix(run(transfer([a], [a]), tmp_path / "whole"))
+    with pytest.raises(Stopped):
+        run(transfer([a], [a]), tmp_path / "a", should_stop=Polls(8))
+    monkeypatch.setattr(module, "block_size", lambda entry, device: 9)
+    resumed = run(transfer([a], [a]), tmp_path / "b", earlier=[tmp_path / "a"])
+    assert matrix(resumed) == expected
+
+
 def test_a_crash_costs_what_was_done_since_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
