@@ -148,6 +148,6 @@ def _check(one: EvaluationReport, other: EvaluationReport) -> None:
         )
         raise CoreError(
             "datasets_differ",
-            f"Both are of {one.dataset}, but of other files: {', '.join(differing)} differed.",
+            f"Both are of {one.dataset}, but of other files: {', '.join(differing)} differ.",
             "Evaluate both on the same files.",
         )

@@ -81,12 +81,14 @@ def transferred(report: Mapping[str, Any], outcome: Outcome, out: Path | None) -
     blocks.append("\n".join(_left(report)))
     doubt = [f"trust in these numbers: {report['trust']}"]
     for finding in report["findings"]:
-        target = finding["evidence"].get("target")
+        target = finding["evidence"].get("subject")
         of = f" ({target})" if target else ""
         doubt.append(f"  {finding['severity']}: {finding['title']} [{finding['code']}]{of}")
         doubt.append(f"    {finding['remedy']}")
-    for flaw in report["flaws"]:
-        doubt.append(f"  flaw of {flaw.get('attack', 'the protocol')}: {flaw['text']}")
+    doubt += [
+        f"  flaw of {flaw.get('attack', 'the protocol')}: {flaw['text']}"
+        for flaw in report["flaws"]
+    ]
     blocks.append("\n".join(doubt))
     if out is not None:
         blocks.append(f"The report is {out}, its figures lie beside it.")

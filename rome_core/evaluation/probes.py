@@ -67,16 +67,18 @@ def probe(
     """
     adapted = attacks.adapt(model, protocol.domain, test.mean, test.std)
     x, labels = adapted.to_input(test.pixels), test.labels
-    looked = _Looked(adapted, x, labels, ImageDraws(seed, "probe", images=test.numbers), poll)
     logits = adapted.model(x)
     again = adapted.model(x)
+    right = logits.argmax(dim=1) == labels
+    draws = ImageDraws(seed, "probe", images=test.numbers)
+    looked = _Looked(adapted, x, labels, right, draws, poll)
     return {
         "images": len(test),
         "outputs_are_constant": _are_constant(x, logits),
         "outputs_are_probabilities": _are_probabilities(logits),
         "forward_difference": _difference(logits, again),
         "zero_gradients": looked.zero_gradients(),
-        "clean": float((logits.argmax(dim=1) == labels).double().mean()),
+        "clean": float(right.double().mean()),
         "curve": [[text, looked.robust(_at(text, CURVE_STEPS))] for text in CURVE],
         "unbounded": looked.robust(UNBOUNDED),
         "converged": [looked.converged(entry) for entry in _fixed_steps(untargeted)],
@@ -89,9 +91,15 @@ class _Looked:
     """One model and a few images, attacked again and again."""
 
     def __init__(
-        self, adapted: Adapted, x: Tensor, labels: Tensor, draws: ImageDraws, poll: Poll
+        self,
+        adapted: Adapted,
+        x: Tensor,
+        labels: Tensor,
+        right: Tensor,
+        draws: ImageDraws,
+        poll: Poll,
     ) -> None:
-        self._adapted, self._x, self._labels = adapted, x, labels
+        self._adapted, self._x, self._labels, self._right = adapted, x, labels, right
         self._draws, self._poll = draws, poll
 
     def robust(self, settings: PgdSettings) -> float:
@@ -99,7 +107,7 @@ class _Looked:
         oracle = self._oracle()
         made = pgd(oracle, self._x, Goal(self._labels), settings, self._draws)
         right = self._adapted.model(made.images).argmax(dim=1) == self._labels
-        return float((right & ~made.reached).double().mean())
+        return float((self._right & right & ~made.reached).double().mean())
 
     def converged(self, entry: Entry) -> dict[str, Any]:
         """What an attack leaves as it is, and with more steps."""

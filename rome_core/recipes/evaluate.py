@@ -227,9 +227,8 @@ class EvaluateSpec(_Asked):
     def _one_subject(self) -> "EvaluateSpec":
         if (self.artifact is None) == (self.models is None):
             raise ValueError("give artifact (a synthetic set) or models, and not both")
-        if self.models is not None:
-            if self.dataset is None:
-                raise ValueError("models do not say their dataset: give dataset")
+        if self.models is not None and self.dataset is None:
+            raise ValueError("models do not say their dataset: give dataset")
         return self
 
     @property

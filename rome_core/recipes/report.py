@@ -116,8 +116,8 @@ class ProtocolReport(BaseModel):
     """One protocol: what it is, every number taken under it, and what speaks against them.
 
     `worst_case` counts an image only where a subject is right under every attack of a ball, and
-    `all` under every attack; `worst_by_mode` the same under every attack of a mode. `curve` is accuracy of the first subject against Linf radius, on
-    `curve_images` images.
+    `all` under every attack; `worst_by_mode` does so under every attack of a mode. `curve` is
+    accuracy of the first subject against Linf radius, on `curve_images` images.
     """
 
     model_config = PLAIN

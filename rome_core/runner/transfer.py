@@ -6,7 +6,6 @@ Owns the way from files of weights to `transfer.json`, its figures and logs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from rome_core.evaluation.statistics import wilson
 from rome_core.evaluation.subjects import Subject, load_model, statistics_of
 from rome_core.evaluation.transfer import Crafted, Transfer, Transferred
 from rome_core.files import write_atomically, write_json
-from rome_core.findings import Evidence, Finding, findings, trust
+from rome_core.findings import Clamped, Evidence, Finding, findings, trust
 from rome_core.progress import Progress
 from rome_core.provenance import hardware, provenance
 from rome_core.recipes import spec_hash
@@ -191,20 +190,23 @@ def _findings(done: Transferred) -> list[Finding]:
     """What speaks against the matrices: of each target the clamp, and once what was changed."""
     found: dict[tuple[str, str], Finding] = {}
     for target, clean in done.clean.items():
+        clamped = [
+            Clamped(target, _mean(clean), _mean(right), len(right))
+            for right in (done.clamped.get(target),)
+            if right is not None
+        ]
         evidence = Evidence(
             domain=str(done.protocol.domain),
-            clean=_mean(clean),
-            worst=None,
-            clamped=_mean(done.clamped[target]) if target in done.clamped else None,
+            clamped=clamped,
             overridden=done.protocol.overridden,
         )
         for finding in findings(evidence):
             if finding.code == "clamp_sensitive":
-                evident = {"target": target, **finding.evidence}
-                found[finding.code, target] = replace(finding, evidence=evident)
+                found[finding.code, target] = finding
             elif finding.code == "overridden":
                 found[finding.code, ""] = finding
-    return list(found.values())
+    order = ("clamp_sensitive", "overridden")  # the gravest first
+    return sorted(found.values(), key=lambda finding: order.index(finding.code))
 
 
 def _i_rr(done: Transferred, clean: float, mode: str, source: str, target: str) -> float | None:

@@ -65,6 +65,41 @@ def test_a_transfer_is_read_by_crafting_model() -> None:
     ]
 
 
+def test_models_are_read_one_by_one() -> None:
+    each = {"a": [0.9, 0.85, 0.94], "b": [0.1, 0.07, 0.14]}
+    several = {"mean": 0.5, "std": 0.56, "n": 2, "interval": None, "each": each}
+    assert list(lines({"quick/pgd/untargeted": several, "quick/trust": "low"})) == [
+        ("quick", "trust low"),
+        ("quick/pgd/untargeted, a", "90.00 %, 95 % in [85.00, 94.00], n = 1, trust low"),
+        ("quick/pgd/untargeted, b", "10.00 %, 95 % in [7.00, 14.00], n = 1, trust low"),
+    ]
+
+
+def test_a_transfer_is_read_with_what_speaks_against_it() -> None:
+    result = {
+        "protocol": "rome-2025@1",
+        "sources": ["a"],
+        "targets": ["a", "b"],
+        "clean": {"a": 0.976, "b": 0.95},
+        "clean_intervals": {"a": [0.95, 0.99], "b": [0.9, 0.98]},
+        "i_rr": {"untargeted": [[55.123, None]]},
+        "worst_case": [[0.03, 0.45]],
+        "worst_case_intervals": [[[0.01, 0.08], [0.4, 0.5]]],
+        "trust": "low",
+        "findings": ["clamp_sensitive"],
+    }
+    assert list(lines(result)) == [
+        ("protocol", "rome-2025@1"),
+        ("trust", "trust low: clamp_sensitive"),
+        ("clean accuracy", "a 97.60 % [95.00, 99.00], b 95.00 % [90.00, 98.00], trust low"),
+        ("I-RR untargeted, crafted on a", "a 55.12, b undefined, trust low"),
+        (
+            "accuracy left, crafted on a",
+            "a 3.00 % [1.00, 8.00], b 45.00 % [40.00, 50.00], trust low",
+        ),
+    ]
+
+
 def test_results_of_before_and_of_other_kinds_are_read_as_well() -> None:
     result = {
         "pixel/pgd/untargeted": {"mean": 0.798, "std": 0.0137, "n": 5},

@@ -19,6 +19,7 @@ from rome_core.cli import commands
 from rome_core.cli.arguments import parse
 from rome_core.cli.terminal import Terminal, describe, duration
 from rome_core.evaluation.outcomes import read_parquet
+from rome_core.evaluation.statistics import Resamples
 from rome_core.progress import Progress, Stopped
 from rome_core.provenance import file_digest
 from rome_core.recipes.attacks import MODES
@@ -302,7 +303,9 @@ def test_a_stopped_evaluation_goes_on_with_the_same_command(
         (["--limit", "0"], "limit: "),
         (["--dataset", "npz:gone"], "not under the data root"),
         (["--checkpoint", "gone.pth"], "there is no file gone.pth"),
-        (["--checkpoint", "m.pth"], "a name is given twice"),
+        (["--checkpoint", "m.pth"], "models: two models are called 'm': give one of them another"),
+        (["--set", "overrides.pgd.steps=0.5"], "overrides.pgd.steps: "),
+        (["--set", "overrides.pgd.epsilon=-1"], "overrides.pgd.epsilon: "),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line_with_a_remedy_and_code_2(
@@ -340,6 +343,9 @@ def test_models_are_attacked_with_each_others_images(
     assert call(*command) == cli.DONE
     told = capsys.readouterr().out
     assert "I-RR in percent, untargeted, quick@1 (rows craft, columns are attacked)" in told
+    assert "trust in these numbers: high" in told
+    assert "Accuracy left in percent, of 30 test images, 95 % interval" in told
+    assert "  flaw of the protocol: " in told
     assert names(here) == ["cache", "m.pth", "n.pth"]
 
     assert call(*command, "--out", "t.json", "--json") == cli.DONE
@@ -354,14 +360,57 @@ def test_models_are_attacked_with_each_others_images(
     assert notes == ["0 blocks of images crafted, 4 reused"]
 
 
-def test_a_source_and_a_target_of_one_name_are_refused(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_of_one_name_are_numbered(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The names come from the files: a/m.pth and m.pth would be one row and column."""
     (here / "a").mkdir()
     (here / "n.pth").rename(here / "a" / "m.pth")
-    assert call("transfer", "--checkpoint", "m.pth", "--target", "a/m.pth", *FEW) == cli.BAD_INPUT
-    assert "'m' and are different models" in capsys.readouterr().err
+    both = ["--checkpoint", "m.pth", "--checkpoint", "a/m.pth"]
+    assert call("evaluate", *both, *ASKED, "--json") == cli.DONE
+    asked = json.loads(capsys.readouterr().out)["spec"]["models"]
+    assert [model["name"] for model in asked] == ["m", "m-2"]
+    ways = [*both[2:], "--target", "m.pth", "--target", "a/m.pth", "--attacks", "fgsm"]
+    assert call("transfer", *ways, *FEW, "--json") == cli.DONE
+    report = json.loads(capsys.readouterr().out)["report"]
+    assert (report["sources"], report["targets"]) == (["m"], ["m-2", "m"])
+    assert report["on_self"] == [[False, True]]
+
+
+def test_each_model_is_told_by_itself(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = ["--checkpoint", "m.pth", "--checkpoint", "n.pth"]
+    assert call("evaluate", *both, *ASKED, "--out", "r.json") == cli.DONE
+    lines = capsys.readouterr().out.splitlines()
+    (only,) = EvaluationReport.model_validate_json((here / "r.json").read_text()).protocols
+    assert "each of 2" in lines[0]
+    shares = [only.clean, only.measures["pgd/targeted"].accuracy, only.worst_case["all"]]
+    for name, share in zip(("clean", "pgd/targeted", "worst of all"), shares, strict=True):
+        assert share is not None
+        assert share.intervals is not None
+        place = next(k for k, line in enumerate(lines) if line.strip().startswith(name))
+        assert f"{100 * share.mean:.2f}  [" not in lines[place]
+        told = [line.split() for line in lines[place + 1 : place + 3]]
+        for line, model, value, (low, high) in zip(
+            told, "mn", share.values, share.intervals, strict=True
+        ):
+            numbers = [f"{100 * number:.2f}" for number in (value, low, high)]
+            assert line == [model, numbers[0], f"[{numbers[1]},", f"{numbers[2]}]"]
+
+
+@pytest.mark.parametrize("epsilon", ["0", "0.5", "1e-3", "8/255"])
+def test_sizes_are_given_as_bare_numbers(
+    epsilon: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--set", f"overrides.pgd.epsilon={epsilon}", "--set", "overrides.pgd.steps=1"]
+    assert call("evaluate", "--checkpoint", "m.pth", *ASKED, *given, "--json") == cli.DONE
+    changed = json.loads(capsys.readouterr().out)["spec"]["overrides"]["pgd"]
+    assert changed == {"epsilon": "0.001" if epsilon == "1e-3" else epsilon, "steps": 1}
+
+
+def test_which_fields_are_exact_sizes() -> None:
+    exact = ["overrides.pgd.epsilon", "overrides.deepfool.epsilon", "overrides.pgd.step"]
+    exact += ["students.adversarial.step", "hyperparameters.pgd_epsilon"]
+    others = ["overrides.pgd.steps", "overrides.pgd", "limit", "hyperparameters.iterations"]
+    others += ["students.adversarial.steps", "overrides.nothing.epsilon", "epsilon"]
+    assert [field for field in (*exact, *others) if recipes.is_exact(field)] == exact
 
 
 def evaluated(here: Path, name: str, model: str, *more: object) -> Path:
@@ -427,6 +476,34 @@ def test_what_was_measured_otherwise_is_not_compared(
     (line,) = told.err.splitlines()
     assert line.startswith("error: ")
     assert words in line
+
+
+def test_other_files_of_the_same_name_are_another_test_set(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = evaluated(here, "1.json", "m.pth"), evaluated(here, "2.json", "m.pth")
+    report = json.loads(second.read_text())
+    (name,) = report["data"]
+    second.write_text(json.dumps({**report, "data": {name: "0" * 64}}))
+    capsys.readouterr()
+    assert call("compare", first, second) == cli.BAD_INPUT
+    assert f"Both are of digits, but of other files: {name} differ" in capsys.readouterr().err
+
+
+def test_resamples_are_drawn_once_for_all_measures(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = evaluated(here, "1.json", "m.pth"), evaluated(here, "2.json", "n.pth")
+    drawn = []
+
+    class Counted(Resamples):
+        def __init__(self, images: int, *, seed: int) -> None:
+            drawn.append(images)
+            super().__init__(images, seed=seed)
+
+    monkeypatch.setattr("rome_core.cli.comparison.Resamples", Counted)
+    assert call("compare", first, second) == cli.DONE
+    assert drawn == [30]
 
 
 def test_what_is_no_evaluation_is_not_compared(

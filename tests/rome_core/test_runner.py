@@ -15,16 +15,20 @@ import numpy as np
 import pytest
 import torch
 
-from rome_core import recipes, runner, synthetic, weights
+from rome_core import beard_log, recipes, runner, synthetic, weights
 from rome_core.distillation.engine import Evaluation
 from rome_core.errors import CoreError
 from rome_core.evaluation.outcomes import read_parquet
+from rome_core.evaluation.statistics import wilson
+from rome_core.metrics.logs import Entry
 from rome_core.networks import build
 from rome_core.progress import Progress, Stopped
 from rome_core.randomness import generator
 from rome_core.recipes.attacks import MODES
+from rome_core.recipes.protocols import PROTOCOLS, overridden
 from rome_core.recipes.report import EvaluationReport, TransferReport
 from rome_core.runner import Context, Outcome
+from tests.rome_core.evaluation.conftest import trained
 
 SEED = 11
 RANDOM = {"method": "random", "dataset": "npz:tiny", "ipc": 2}
@@ -440,6 +444,46 @@ def test_models_are_evaluated_under_their_names(models: Context, no_figures: Non
     assert only.measures["pgd/targeted"].accuracy.n == 2
 
 
+def test_each_model_has_its_own_numbers_in_the_result(models: Context, no_figures: None) -> None:
+    """The mean of models that have nothing to do with each other is nobody's accuracy."""
+    outcome = run(MODELS, models)
+    (only,) = report_of(outcome).protocols
+    assert only.clean is not None
+    share, told = only.clean, outcome.metrics["quick/clean"]
+    assert (told["mean"], told["n"], told["interval"]) == (share.mean, 2, None)
+    assert share.intervals is not None
+    assert told["each"] == {
+        name: [value, *interval]
+        for name, value, interval in zip(("one", "two"), share.values, share.intervals, strict=True)
+    }
+    assert set(outcome.metrics["quick/worst/all"]["each"]) == {"one", "two"}
+    alone = run(
+        {**MODELS, "models": [{"file": "one"}]},
+        replace(models, workdir=models.workdir.with_name("alone")),
+    )
+    assert "each" not in alone.metrics["quick/clean"]
+    assert alone.metrics["quick/clean"]["interval"] == share.intervals[0]
+
+
+def test_a_log_leaves_out_no_number_that_was_measured(models: Context, no_figures: None) -> None:
+    """The toolkit ignores targeted numbers of DeepFool, by its name and whatever its case."""
+    body = {**MODELS, "attacks": ["pgd", "deepfool", "autoattack"]}
+    outcome = run(body, models)
+    log = next(output.path for output in outcome.outputs if output.name == "beard-quick-one.log")
+    entry = Entry.model_validate(beard_log.entry(beard_log.parse(log.read_text())))
+    counted = {
+        mode: {row.name for row in entry.attacks if row.cell(mode).accuracy is not None}
+        for mode in MODES
+    }
+    aimed = {"pgd", "deepfool_targetable"}
+    assert counted == {"targeted": aimed, "untargeted": {*aimed, "AutoAttack"}}
+    published = {**body, "protocols": ["rome-2025"], "modes": ["untargeted"], "overrides": {}}
+    again = run(published, replace(models, workdir=models.workdir.with_name("published")))
+    log = next(o.path for o in again.outputs if o.name == "beard-rome-2025-one.log")
+    names = [line.attack for line in beard_log.parse(log.read_text())]
+    assert "Deepfool" in names
+
+
 def test_a_model_that_changed_meanwhile_is_evaluated_anew(
     models: Context, no_figures: None
 ) -> None:
@@ -481,9 +525,16 @@ def test_transferring_leaves_matrices_logs_and_figures(models: Context) -> None:
     assert list(report.i_rr) == list(MODES)
     assert (report.protocol, report.overridden) == ("quick@1", ["pgd.steps"])
     assert report.settings["pgd"]["early_stop"] is False
+    assert report.crafting == "every image is attacked, with all steps"
+    own = overridden(PROTOCOLS["quick@1"], {"pgd": {"steps": 2}})
+    assert report.digest == own.digest
     assert [model.name for model in report.models] == ["one", "two"]
     assert (report.test_images, report.test_images_of) == (5, 12)
     assert outcome.metrics["i_rr"] == report.i_rr
+    assert report.trust == outcome.metrics["trust"] == "high"
+    assert [one["code"] for one in report.findings] == ["overridden"]
+    assert outcome.metrics["findings"] == ["overridden"]
+    assert outcome.metrics["worst_case_intervals"] == report.worst_case_intervals
     assert outcome.provenance["notes"] == ["8 blocks of images crafted, 0 reused"]
 
 
@@ -502,6 +553,40 @@ def test_the_matrices_follow_from_each_other(models: Context, no_figures: None) 
             assert report.i_rr[mode][row][0] == pytest.approx(expected)
         every = [matrix[row][0] for matrix in report.accuracy.values()]
         assert report.worst_case[row][0] <= min([clean, *every])
+        n = report.test_images
+        for share, interval in (
+            (report.worst_case[row][0], report.worst_case_intervals[row][0]),
+            (report.clean["one"], report.clean_intervals["one"]),
+            *(
+                (report.accuracy[name][row][0], report.accuracy_intervals[name][row][0])
+                for name in report.accuracy
+            ),
+        ):
+            bounds = wilson(round(share * n), n)
+            assert interval == (bounds.low, bounds.high)
+
+
+def test_a_transfer_that_measures_the_clamp_says_so(context: Context, no_figures: None) -> None:
+    """Also where the published protocol has flaws of its own, and none where pixels are attacked."""
+    folder = context.data_root / "models"
+    folder.mkdir()
+    for number in (1, 2):
+        torch.save(trained(number).state_dict(), folder / f"m{number}.pth")
+    body = {**TRANSFER, "sources": [{"file": "m1"}, {"file": "m2"}], "dataset": "digits"}
+    body |= {"protocol": "rome-2025", "limit": 100, "modes": ["untargeted"]}
+    outcome = run(body, context)
+    report = transferred(outcome)
+    clamped = [one for one in report.findings if one["code"] == "clamp_sensitive"]
+    assert {one["evidence"]["subject"] for one in clamped} == {"m1", "m2"}
+    for one in clamped:
+        told = one["evidence"]
+        assert told["clean"] == report.clean[told["subject"]]
+        assert told["clean"] - told["clamped"] == pytest.approx(told["lost_without_attack"])
+    assert report.trust == outcome.metrics["trust"] == "low"
+    assert outcome.metrics["findings"] == ["clamp_sensitive", "overridden"]
+    codes = {flaw["code"]: flaw.get("attack") for flaw in report.flaws}
+    assert codes["step_misprint"] == "pgd"
+    assert None in codes.values()
 
 
 def test_crafted_images_are_reused_by_the_next_job(models: Context, no_figures: None) -> None:

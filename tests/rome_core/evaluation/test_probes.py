@@ -25,7 +25,8 @@ def probed(
     model: Network, test: TestSet | None = None, protocol: Protocol = QUICK, **more: Any
 ) -> dict[str, Any]:
     test = some(16) if test is None else test
-    return probe(model, test, protocol, **{"whole": test, "seed": 3, **more})
+    attacks = [protocol.entry(name) for name in more.pop("attacks", ["pgd"])]
+    return probe(model, test, protocol, attacks, **{"whole": test, "seed": 3, **more})
 
 
 def robust(model: Network, test: TestSet, protocol: Protocol, epsilon: str, steps: int) -> float:
@@ -46,7 +47,8 @@ def test_an_honest_model(name: str) -> None:
     assert found["forward_difference"] == 0
     assert found["zero_gradients"] == 0
     assert found["unbounded"] == 0
-    assert found["epsilon"] == "8/255"
+    assert found["outputs_are_constant"] is False
+    assert found["images_all"] == 40
     x = (test.pixels - test.mean[0]) / test.std[0]
     clean = float((trained()(x).argmax(dim=1) == test.labels).double().mean())
     assert found["clean"] == clean
@@ -56,10 +58,6 @@ def test_an_honest_model(name: str) -> None:
     accuracies = [accuracy for _, accuracy in found["curve"]]
     assert accuracies == sorted(accuracies, reverse=True)
     assert accuracies[0] > accuracies[-1]
-    assert found["steps"] == [
-        [10, robust(model, test, protocol, "8/255", 10)],
-        [40, robust(model, test, protocol, "8/255", 40)],
-    ]
 
 
 def test_the_clamp_is_tried_on_all_images_whatever_the_protocol() -> None:
@@ -75,18 +73,50 @@ def test_the_clamp_is_tried_on_all_images_whatever_the_protocol() -> None:
         assert (found["clean_all"], found["clamped_all"]) == (clean, clamped)
 
 
-def test_the_radius_is_the_protocols_own_with_its_overrides() -> None:
-    changed = overridden(QUICK, {"pgd": {"epsilon": "24/255"}})
-    found = probed(bound(trained()), protocol=changed)
-    assert found["epsilon"] == "24/255"
-    assert found["steps"][0][1] == robust(bound(trained()), some(16), QUICK, "24/255", 10)
+@pytest.mark.parametrize("protocol", [QUICK, PUBLISHED], ids=lambda protocol: protocol.id)
+@pytest.mark.parametrize("attack", ["pgd", "pgd-l2"])
+def test_the_attack_that_ran_is_run_with_more_steps(protocol: Protocol, attack: str) -> None:
+    """Its own settings, overrides included, as a measure of all the images would run it."""
+    sizes = {"pgd": {"epsilon": "24/255", "step": "1/255"}, "pgd-l2": {"epsilon": "1", "step": "1"}}
+    test, model = some(16), bound(trained())
+    short, long = (
+        overridden(protocol, {attack: {**sizes[attack], "steps": n, "random_start": False}})
+        for n in (2, 8)
+    )
+    left = []
+    for made in (short, long):
+        seen = face(model, test, made, made.entry(attack), "untargeted", seed=3).faced
+        left.append(float((seen.clean_correct & seen.correct).double().mean()))
+    assert left[1] < left[0] or protocol is PUBLISHED  # where the clamp alone does as much
+    ball = {"pgd": "linf 24/255", "pgd-l2": "l2 1"}[attack]
+    assert probed(model, test, short, attacks=[attack])["converged"] == [
+        {"attack": attack, "ball": ball, "steps": [2, 8], "accuracy": left}
+    ]
 
 
-def test_a_radius_in_many_digits_is_probed_too() -> None:
-    """A quarter of it, the step, is a longer text than settings take."""
-    changed = overridden(QUICK, {"pgd": {"epsilon": "0.03137254901960784"}})
-    found = probed(bound(trained()), protocol=changed)
-    assert found["steps"] == probed(bound(trained()))["steps"]
+@pytest.mark.parametrize(
+    ("attacks", "looked_at"),
+    [
+        (["fgsm", "pgd"], ["pgd"]),
+        (["pgd", "pgd-l2"], ["pgd", "pgd-l2"]),
+        (["fgsm", "square"], []),
+        (["pgd", "autoattack", "pgd-l2"], ["pgd-l2"]),  # of another ball
+        (["pgd", "apgd-ce"], []),
+        (["autoattack"], []),
+        ([], []),
+    ],
+)
+def test_attacks_that_choose_their_steps_vouch_for_their_ball(
+    attacks: list[str], looked_at: list[str]
+) -> None:
+    found = probed(bound(trained()), some(2), attacks=attacks)
+    assert [one["attack"] for one in found["converged"]] == looked_at
+
+
+def test_a_ball_in_other_words_is_the_same_ball() -> None:
+    changed = overridden(QUICK, {"apgd-ce": {"epsilon": "16/510"}})
+    found = probed(bound(trained()), some(2), changed, attacks=["pgd", "apgd-ce"])
+    assert found["converged"] == []
 
 
 def test_every_pass_of_an_attack_is_polled() -> None:
@@ -154,8 +184,27 @@ def test_probabilities_are_no_logits() -> None:
     assert probed(lambda x: 2 * probabilities(x))["outputs_are_probabilities"] is False
 
 
-def test_answers_that_differ_are_seen() -> None:
-    assert probed(Random())["forward_difference"] > 1
+def test_answers_that_differ_are_seen_at_any_scale() -> None:
+    for size in (1e-6, 1.0, 1e6):
+        assert probed(sized(Random(), size))["forward_difference"] > 0.01
+        assert probed(sized(trained(), size))["forward_difference"] == 0
+
+
+def one_hot(x: Tensor) -> Tensor:
+    return torch.eye(10)[3].expand(len(x), 10) + 0 * x.flatten(1).sum(dim=1, keepdim=True)
+
+
+def sized(model: Network, size: float) -> Network:
+    return lambda x: size * model(x)
+
+
+def test_answers_that_never_differ_are_seen() -> None:
+    assert probed(one_hot)["outputs_are_constant"] is True
+    assert probed(lambda x: 0 * one_hot(x))["outputs_are_constant"] is True
+    assert probed(lambda x: 1e-6 * trained()(x))["outputs_are_constant"] is False
+    same = some(4)
+    same = replace(same, pixels=same.pixels[:1].expand(4, 1, 8, 8))
+    assert probed(bound(trained()), same)["outputs_are_constant"] is False
 
 
 def test_labels_that_are_wrong_already_are_not_robust() -> None:

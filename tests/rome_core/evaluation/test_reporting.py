@@ -27,20 +27,22 @@ from rome_core.randomness import generator
 from rome_core.recipes.attacks import MODES, Mode
 from rome_core.recipes.protocols import PROTOCOLS, Protocol, overridden
 from rome_core.recipes.report import ProtocolReport, Share
+from tests.rome_core.evaluation.conftest import subject
 
 N, CLASSES = 40, 10
 QUICK, PUBLISHED = PROTOCOLS["quick@1"], PROTOCOLS["rome-2025@1"]
 ATTACKS = ("clean", "fgsm", "pgd", "square", "autoattack", "pgd-l2", "deepfool")
 PROBES: dict[str, Any] = {
     "images": 4,
+    "outputs_are_constant": False,
     "outputs_are_probabilities": False,
     "forward_difference": 0.0,
     "zero_gradients": 0.0,
     "clean": 0.9,
     "curve": [["0", 0.9], ["8/255", 0.5]],
     "unbounded": 0.0,
-    "epsilon": "8/255",
-    "steps": [[10, 0.5], [40, 0.5]],
+    "converged": [],
+    "images_all": N,
     "clean_all": 0.9,
     "clamped_all": 0.9,
 }
@@ -77,9 +79,11 @@ def invented(what: Measure, number: int, clean: torch.Tensor) -> Faced:
         linf=torch.rand(N, generator=draws),
         l2=4 * torch.rand(N, generator=draws),
         margin=margin,
+        spread=torch.ones(N),
         forwards=forwards,
         backwards=torch.randint(0, 60, (N,), generator=draws),
         queries=torch.where(reached, torch.minimum(forwards, torch.tensor(37)), -1),
+        stage=torch.full((N,), -1),
     )
 
 
@@ -98,7 +102,7 @@ def made(
     clean = [torch.rand(N, generator=generator(2, s)) < 0.8 for s in range(subjects)]
     part = Part(protocol, entries, asked, test, tuple(modes))
     return Evaluated(
-        subjects=(),
+        subjects=tuple(subject(f"model {s}") for s in range(subjects)),
         train_accuracy=(),
         parts=(part,),
         measurements={
@@ -112,7 +116,7 @@ def made(
             )
             for what in asked
         },
-        evidence={} if probes is None else {protocol.id: probes},
+        evidence={} if probes is None else {protocol.id: [{"subject": "model 0", **probes}]},
         samples={},
         test_images_of=N,
         notes=(),

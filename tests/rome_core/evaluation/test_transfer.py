@@ -6,23 +6,26 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rome_core.beard_log import parse
 from rome_core.distillation.checkpoints import Cadence, Checkpoints
 from rome_core.errors import CoreError
+from rome_core.evaluation import beard, work
 from rome_core.evaluation import transfer as module
-from rome_core.evaluation import work
-from rome_core.evaluation.robustness import TestSet, face, measures
+from rome_core.evaluation.robustness import Block, TestSet, face, measures
 from rome_core.evaluation.subjects import Subject
 from rome_core.evaluation.transfer import Crafted, Transfer, Transferred
 from rome_core.progress import Progress, Stopped
 from rome_core.recipes.attacks import MODES, Mode
 from rome_core.recipes.protocols import PROTOCOLS, Protocol, crafting, overridden
+from rome_core.recipes.report import TransferReport
 from tests.rome_core.evaluation.conftest import PLAN, bound, some, subject
 
 QUICK, PUBLISHED = (
@@ -206,6 +209,57 @@ def test_other_images_are_crafted_anew(
     assert matrix(changed) == matrix(alone)
 
 
+def test_reused_images_cost_the_seconds_that_crafting_them_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not those of reading a file, which say nothing of the attack."""
+    a, cache = subject("a"), tmp_path / "cache"
+    made = module.face
+
+    def slow(*arguments: Any, **more: Any) -> Block:
+        return replace(made(*arguments, **more), seconds=1000.0)
+
+    monkeypatch.setattr(module, "face", slow)
+    first = run(transfer([a], [a], cache=cache), tmp_path / "1")
+    again = run(transfer([a], [a], cache=cache), tmp_path / "2")
+    assert counts(again) == (0, BLOCKS)
+    assert set(first.seconds.values()) == set(again.seconds.values()) == {3 * 1000.0}
+
+
+def test_classifying_the_images_as_they_are_is_timed(tmp_path: Path) -> None:
+    a, b = subject("a", 1), subject("b", 2)
+    done = run(transfer([a], [a, b], protocol=PUBLISHED), tmp_path)
+    assert set(done.clean_seconds) == {"a", "b"}
+    assert all(seconds > 0 for seconds in done.clean_seconds.values())
+    done = replace(done, clean_seconds={"a": 12.5, "b": 7.0})
+    report = SimpleNamespace(
+        sources=["a"],
+        targets=["a", "b"],
+        clean={name: float(right.double().mean()) for name, right in done.clean.items()},
+        protocol="rome-2025@1",
+        dataset="digits",
+    )
+    (text,) = beard.transfer_logs(cast(TransferReport, report), done).values()
+    lines = {line.attack: line for line in parse(text)}
+    assert lines["Clean"].untargeted is not None
+    assert lines["Clean"].untargeted.seconds == 12.5  # of the model that crafts
+
+
+@pytest.mark.parametrize("protocol", [QUICK, PUBLISHED], ids=["pixel", "reference"])
+def test_the_clamp_alone_is_looked_at_where_normalised_images_are_clamped(
+    protocol: Protocol, tmp_path: Path
+) -> None:
+    a, test = subject("a"), some(60)
+    done = run(transfer([subject("b", 2)], [a], test=test, protocol=protocol), tmp_path)
+    if protocol is QUICK:
+        assert done.clamped == {}
+        return
+    x = (test.pixels - torch.tensor(test.mean).float()) / torch.tensor(test.std).float()
+    expected = a.network(x.clamp(0, 1)).argmax(dim=1) == test.labels
+    assert torch.equal(done.clamped["a"], expected)
+    assert not torch.equal(done.clamped["a"], done.clean["a"])
+
+
 def test_another_model_of_the_same_name_is_another_model(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     run(transfer([subject("a", 1)], [subject("a", 1)], cache=cache), tmp_path / "1")
@@ -240,12 +294,16 @@ def test_a_damaged_file_is_crafted_again(how: str, tmp_path: Path) -> None:
     a, cache = subject("a"), tmp_path / "cache"
     first = run(transfer([a], [a], cache=cache), tmp_path / "1")
     whole = {path: path.read_bytes() for path in cache.iterdir()}
+    images = {path: load_file(path)["images"].clone() for path in whole}
     victim = sorted(whole)[5]
     victim.write_bytes(damaged(whole[victim], how))
     again = run(transfer([a], [a], cache=cache), tmp_path / "2")
     assert matrix(again) == matrix(first)
     assert counts(again) == (1, BLOCKS - 1)
-    assert {path: path.read_bytes() for path in cache.iterdir()} == whole
+    assert set(cache.iterdir()) == set(whole)
+    for path, content in whole.items():
+        assert torch.equal(load_file(path)["images"], images[path])
+        assert path == victim or path.read_bytes() == content
 
 
 def test_images_of_another_shape_are_crafted_again(tmp_path: Path) -> None:
@@ -255,7 +313,7 @@ def test_images_of_another_shape_are_crafted_again(tmp_path: Path) -> None:
     names = iter(sorted(cache.iterdir())[:2])
     for path in names:
         keep._path = lambda key, path=path: path  # type: ignore[method-assign]  # any file's
-        keep.put({}, torch.zeros(2, 1, 4, 4))
+        keep.put({}, torch.zeros(2, 1, 4, 4), 1.0)
     again = run(transfer([a], [a], cache=cache), tmp_path / "2")
     assert counts(again) == (2, BLOCKS - 2)
 
@@ -272,13 +330,13 @@ def aged(folder: Path) -> dict[str, float]:
 def test_the_longest_unused_go_first(tmp_path: Path) -> None:
     images = torch.zeros(4, 1, 8, 8)
     for number in range(5):
-        Crafted(tmp_path).put({"number": number}, images)
+        Crafted(tmp_path).put({"number": number}, images, 1.0)
     size = next(tmp_path.iterdir()).stat().st_size
     oldest, second, *_ = aged(tmp_path)
     cache = Crafted(tmp_path, most=4 * size)
     used = next(n for n in range(5) if cache._path({"number": n}).name == oldest)
     assert cache.get({"number": used}) is not None  # so it is the newest now
-    cache.put({"number": 99}, images)
+    cache.put({"number": 99}, images, 1.0)
     left = {path.name for path in tmp_path.iterdir()}
     assert len(left) == 4
     assert oldest in left
@@ -288,7 +346,7 @@ def test_the_longest_unused_go_first(tmp_path: Path) -> None:
 
 def test_a_cache_smaller_than_a_file_keeps_nothing(tmp_path: Path) -> None:
     cache = Crafted(tmp_path, most=10)
-    cache.put({"a": 1}, torch.zeros(4, 1, 8, 8))
+    cache.put({"a": 1}, torch.zeros(4, 1, 8, 8), 1.0)
     assert cache.get({"a": 1}) is None
     assert list(tmp_path.iterdir()) == []
 
@@ -296,13 +354,14 @@ def test_a_cache_smaller_than_a_file_keeps_nothing(tmp_path: Path) -> None:
 def test_a_key_is_all_of_it_in_any_order(tmp_path: Path) -> None:
     cache = Crafted(tmp_path)
     images = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
-    cache.put({"a": 1, "b": {"c": 2, "d": 3}}, images)
+    cache.put({"a": 1, "b": {"c": 2, "d": 3}}, images, 0.1)
     found = cache.get({"b": {"d": 3, "c": 2}, "a": 1})
     assert found is not None
-    assert torch.equal(found, images)
+    assert torch.equal(found[0], images)
+    assert found[1] == 0.1
     assert cache.get({"a": 1, "b": {"c": 2}}) is None
     assert Crafted(None).get({"a": 1}) is None
-    Crafted(None).put({"a": 1}, images)
+    Crafted(None).put({"a": 1}, images, 1.0)
 
 
 def test_a_full_disk_keeps_nothing_and_hurts_nobody(
@@ -387,8 +446,10 @@ def test_progress_counts_images_of_every_crafting(tmp_path: Path) -> None:
 def test_targets_that_are_no_class_are_refused_before_any_work() -> None:
     few = replace(some(6), classes=3, labels=some(6).labels % 3)
     model = subject("a", classes=3)
-    with pytest.raises(CoreError, match="mod10"):
+    with pytest.raises(CoreError, match="mod10") as caught:
         transfer([model], [model], test=few, protocol=PUBLISHED)
+    assert caught.value.field == "modes"  # a field that transfers have
+    assert "modes: [untargeted]" in caught.value.remedy
     transfer([model], [model], test=few, protocol=PUBLISHED, modes=["untargeted"])
 
 

@@ -24,9 +24,9 @@ from rome_core.recipes.protocols import PROTOCOLS, Protocol, crafting, find, ove
 PIXEL, QUICK, PUBLISHED = (PROTOCOLS[name] for name in ("pixel@1", "quick@1", "rome-2025@1"))
 
 DIGESTS = {
-    "rome-2025@1": "0a00b275a450a15ed4e6decf9db7a1de6096c9e93bd4a907890296fe20e6e911",
-    "pixel@1": "82bcaeb0a763e26cac98120e5e9c54c3a219180acc0e791fe17cc86a2f66fe60",
-    "quick@1": "c7455086e5ef1193d06091ed7216f3a10891f1760ca5d44daa3bd65fd34a7da2",
+    "rome-2025@1": "9f6ef355f6efa5d1efe0fee57d3f14dc04a2a41d69c57a400a217cab2adcb7ed",
+    "pixel@1": "193ac8e5b49f1693ea5a157799497d066c6eca1e08a1cc1f7f3d9fca5dca0694",
+    "quick@1": "d6d61be57d3001f9c58707e510a5e337cd2c2cab728bb162ea4b115ff66e47ba",
 }
 
 
