@@ -79,6 +79,11 @@ class Clamped:
     def lost(self) -> float:
         return self.clean - self.clamped
 
+    def counts(self) -> bool:
+        """Whether the clamp alone costs more than it may."""
+        images = round(self.lost * self.of)  # of floats 0.95 - 0.9 is more than 0.05
+        return images >= FEWEST and images / self.of > CLAMP_COST
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -314,7 +319,7 @@ def _clamp(evidence: Evidence) -> Iterator[Finding]:
     if not seen:
         return
     worst = max(seen, key=lambda one: one.lost)
-    if worst.lost <= CLAMP_COST or round(worst.lost * worst.of) < FEWEST:
+    if not worst.counts():
         return
     facts = {
         "subject": worst.subject,
@@ -353,4 +358,5 @@ def _images(probes: Mapping[str, Any], share: float) -> int:
 
 def _more(probes: Mapping[str, Any], share: float) -> bool:
     """Whether a share of the images that were looked at is more than chance."""
-    return share > TOLERANCE and _images(probes, share) >= FEWEST
+    images = _images(probes, share)
+    return images >= FEWEST and images / probes["images"] > TOLERANCE

@@ -149,20 +149,33 @@ def _rows(name: str, measure: Mapping[str, Any], models: Sequence[str] | None) -
         return [(name, "not applicable", measure["not_applicable"])]
     costs = measure["costs"]
     more = f"{costs['forwards_per_image']:.1f} + {costs['backwards_per_image']:.1f} passes"
-    if measure["target_hit"]:
-        more += f", {100 * measure['target_hit']['mean']:.2f} % hit their target"
-    return _shares(name, measure["accuracy"], models, more)
+    hit = measure["target_hit"]
+    if models is None:
+        return _shares(
+            name, measure["accuracy"], None, f"{more}, {_hit(hit['mean'])}" if hit else more
+        )
+    own = [_hit(value) for value in hit["values"]] if hit else None
+    return _shares(name, measure["accuracy"], models, f"{more}, mean of the models", own)
 
 
 def _shares(
-    name: str, share: Mapping[str, Any], models: Sequence[str] | None, more: str = ""
+    name: str,
+    share: Mapping[str, Any],
+    models: Sequence[str] | None,
+    more: str = "",
+    own: Sequence[str] | None = None,
 ) -> list[Row]:
-    """One row, or one a model: what they have in common stands at the name."""
+    """One row, or one a model with its `own` remark: what they share stands at the name."""
     if models is None:
         return [(name, _share(share["mean"], share["interval"]), more)]
-    own = zip(models, share["values"], share["intervals"], strict=True)
-    each = [(f"  {model}", _share(value, interval), "") for model, value, interval in own]
-    return [(name, "", more and f"{more} (all models)"), *each]
+    remarks = own or [""] * len(models)
+    each = zip(models, share["values"], share["intervals"], remarks, strict=True)
+    rows = [(f"  {model}", _share(value, bounds), remark) for model, value, bounds, remark in each]
+    return [(name, "", more), *rows]
+
+
+def _hit(share: float) -> str:
+    return f"{100 * share:.2f} % hit their target"
 
 
 def _share(value: float, interval: tuple[float, float]) -> str:

@@ -265,7 +265,9 @@ class _Reporter:
             got = self._of[what.name]
             clean = torch.cat([m.faced.clean_correct for m in got])
             correct = torch.cat([m.faced.correct for m in got])
-            forwards = torch.cat([m.faced.forwards for m in got])
+            # The look that tells who is at stake is none of the attack's queries.
+            looks = 0 if self._protocol.attacks_everything else 1
+            forwards = torch.cat([m.faced.forwards for m in got]) - looks
             queries = torch.cat([m.faced.queries for m in got])
             # One that is wrong without having reached the goal, as another class than the target,
             # was so at the end; when it became so, nobody looked.

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_va
 from rome_core.recipes import networks, protocols
 from rome_core.recipes.attacks import STRICT, FractionText, Mode
 from rome_core.recipes.augmentation import parse_strategy
-from rome_core.recipes.problems import SpecError
+from rome_core.recipes.problems import SpecError, repeated
 from rome_core.recipes.protocols import Entry, Protocol
 
 
@@ -270,9 +270,10 @@ class TransferSpec(_Asked):
         sources = {model.label: model.source for model in info.data.get("sources", [])}
         for model in targets or []:
             if sources.get(model.label, model.source) != model.source:
-                raise ValueError(
+                raise repeated(
                     f"a source and a target are both called {model.label!r} and are different "
-                    "models: give one of them another name"
+                    "models",
+                    "Give one of them another name.",
                 )
         return targets
 
@@ -285,16 +286,16 @@ class TransferSpec(_Asked):
 
 def _unique(names: list[Any] | None) -> list[Any] | None:
     if twice := [name for name in dict.fromkeys(names or []) if (names or []).count(name) > 1]:
-        raise ValueError(f"{', '.join(map(repr, twice))} is given twice")
+        raise repeated(f"there twice: {', '.join(map(repr, twice))}", "Name each once.")
     return names
 
 
 def _named_apart(models: list[ModelRef] | None) -> list[ModelRef] | None:
     labels = [model.label for model in models or []]
     if twice := [name for name in dict.fromkeys(labels) if labels.count(name) > 1]:
-        raise ValueError(
-            f"two models are called {', '.join(map(repr, twice))}: give one of them another name, "
-            "or leave it out"
+        raise repeated(
+            f"two models are called {' and '.join(map(repr, twice))}",
+            "Give one of them another name, or the same one once.",
         )
     return models
 

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,17 @@ def _problem(detail: Mapping[str, Any], model: type[BaseModel], prefix: str) -> 
         return FieldProblem(field, "this field is required", f"Give {field}.")
     message = detail["msg"].removeprefix("Value error, ").rstrip(".")
     message = message[:1].lower() + message[1:]
-    if not isinstance(given, Mapping):
+    if not isinstance(given, Mapping) and kind != _REPEATED:
         message = f"{message}; got {_shown(given)}"
     return FieldProblem(field, message, _remedy(kind, given, field, detail.get("ctx", {})))
+
+
+_REPEATED = "repeated_name"
+
+
+def repeated(message: str, remedy: str) -> PydanticCustomError:
+    """For validators of lists, of a name that several of their members have."""
+    return PydanticCustomError(_REPEATED, "{message}", {"message": message, "remedy": remedy})
 
 
 MANY = 12
@@ -114,6 +123,8 @@ def _remedy(kind: str, given: object, field: str, context: Mapping[str, Any]) ->
         return f"Give a value {words} {context[key]}."
     if kind == "literal_error":
         return f"Give {context['expected']}."
+    if kind == _REPEATED:
+        return str(context["remedy"])
     if kind == "finite_number":
         return "Give a finite number."
     if isinstance(given, str) and kind in {"int_type", "float_type", "bool_type"}:

@@ -269,6 +269,12 @@ def _published() -> Protocol:
                         "not_standard",
                         "Its APGD and FAB make 10 steps where standard AutoAttack makes 100.",
                     ),
+                    Flaw(
+                        "fab_mended",
+                        "The published FAB stage measures from the unclamped image, where nothing "
+                        "lies within the ball, and never succeeds. Here it measures from the "
+                        "clamped one and works, so this accuracy can only be lower.",
+                    ),
                 ),
             ),
             Entry(

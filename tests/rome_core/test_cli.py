@@ -303,7 +303,7 @@ def test_a_stopped_evaluation_goes_on_with_the_same_command(
         (["--limit", "0"], "limit: "),
         (["--dataset", "npz:gone"], "not under the data root"),
         (["--checkpoint", "gone.pth"], "there is no file gone.pth"),
-        (["--checkpoint", "m.pth"], "models: two models are called 'm': give one of them another"),
+        (["--checkpoint", "m.pth"], "models: two models are called 'm'. Give one of them another"),
         (["--set", "overrides.pgd.steps=0.5"], "overrides.pgd.steps: "),
         (["--set", "overrides.pgd.epsilon=-1"], "overrides.pgd.epsilon: "),
     ],
@@ -381,6 +381,9 @@ def test_each_model_is_told_by_itself(here: Path, capsys: pytest.CaptureFixture[
     lines = capsys.readouterr().out.splitlines()
     (only,) = EvaluationReport.model_validate_json((here / "r.json").read_text()).protocols
     assert "each of 2" in lines[0]
+    hit = only.measures["pgd/targeted"].target_hit
+    assert hit is not None
+    hits = list(hit.values)
     shares = [only.clean, only.measures["pgd/targeted"].accuracy, only.worst_case["all"]]
     for name, share in zip(("clean", "pgd/targeted", "worst of all"), shares, strict=True):
         assert share is not None
@@ -392,7 +395,11 @@ def test_each_model_is_told_by_itself(here: Path, capsys: pytest.CaptureFixture[
             told, "mn", share.values, share.intervals, strict=True
         ):
             numbers = [f"{100 * number:.2f}" for number in (value, low, high)]
-            assert line == [model, numbers[0], f"[{numbers[1]},", f"{numbers[2]}]"]
+            assert line[:4] == [model, numbers[0], f"[{numbers[1]},", f"{numbers[2]}]"]
+            aimed = name == "pgd/targeted"
+            assert line[4:] == (
+                f"{100 * hits.pop(0):.2f} % hit their target".split() if aimed else []
+            )
 
 
 @pytest.mark.parametrize("epsilon", ["0", "0.5", "1e-3", "8/255"])

@@ -167,6 +167,8 @@ def test_the_gravest_come_first() -> None:
         ({}, {"noisy": {"deepfool/untargeted": of(2, 20)}}),
         ({"images_all": 20, "clamped_all": 0.8}, {"domain": "reference"}),
         ({}, {"domain": "reference", "clamped": [Clamped("model", 0.9, 0.8, 20)]}),
+        # Three of sixty are 5 points, whatever floats make of it.
+        ({}, {"domain": "reference", "clamped": [Clamped("model", 58 / 60, 55 / 60, 60)]}),
     ],
 )
 def test_what_chance_or_rounding_explains_is_no_doubt(

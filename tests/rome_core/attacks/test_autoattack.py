@@ -79,22 +79,46 @@ def test_it_is_its_stages_each_on_what_is_left(version: str, norm: str):
 def test_stages_run_one_by_one_and_resumed_are_the_same():
     """As an evaluation does that saves what it has after each."""
     net, x = network(), pixels()
-    goal, chosen = Goal(guesses(net, x)), settings(epsilon="1/20")
-    whole = Oracle(net, N)
-    made = autoattack(whole, x, goal, chosen, draws())
+    y, chosen = guesses(net, x), settings(epsilon="1/20")
+    y[1] = (y[1] + 1) % 5  # wrong to begin with
+    goal = Goal(y)
+    whole, held = Oracle(net, N), {}
+    made = autoattack(whole, x, goal, chosen, draws(), held=held)
     oracle = Oracle(net, N)
     done, logits = begin(oracle, x, goal)
+    broken_by = torch.where(done.reached, 0, -1)
     for number, (name, stage) in enumerate(stages(chosen, logits.shape[1])):
         saved = (done.images, done.reached, done.queries, oracle.forwards, oracle.backwards)
         images, reached, queries, forwards, backwards = (t.clone() for t in saved)
         oracle, done = Oracle(net, N), Attacked(images, reached, queries)
         oracle.recall(forwards, backwards)
         run_stage(oracle, x, goal, stage, draws().under(name), done, first=number == 0)
+        broken_by[done.reached & ~saved[1]] = number + 1
+    assert torch.equal(held["broken_by"], broken_by)
+    assert broken_by.tolist() == [2, 0, -1, -1, -1, 2]
     assert torch.equal(done.images, made.images)
     assert torch.equal(done.reached, made.reached)
     assert torch.equal(done.queries, made.queries)
     assert torch.equal(oracle.forwards, whole.forwards)
     assert torch.equal(oracle.backwards, whole.backwards)
+
+
+def test_interrupted_it_still_knows_what_broke_an_image():
+    net, x = network(), pixels()
+    goal, chosen = Goal(guesses(net, x)), settings(epsilon="1/20")
+    whole: dict[str, object] = {}
+    autoattack(Oracle(net, N), x, goal, chosen, draws(), held=whole)
+    held: dict[str, object] = {}
+
+    def poll():
+        if held.get("stages", 0) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        autoattack(Oracle(net, N, poll=poll), x, goal, chosen, draws(), held=held)
+    autoattack(Oracle(net, N), x, goal, chosen, draws(), held=held)
+    assert torch.equal(held["broken_by"], whole["broken_by"])
+    assert 0 < int((whole["broken_by"] == 2).sum()) < N
 
 
 def test_an_image_does_not_depend_on_its_batch():

@@ -34,6 +34,7 @@ def made(subject: int = 0, attack: str = "pgd", mode: Mode = "untargeted", n: in
         hit=prediction == target,
         linf=torch.rand(n, generator=draws) * 8 / 255,
         l2=torch.rand(n, generator=draws),
+        margin=torch.randn(n, generator=draws),
         forwards=torch.randint(1, 100, (n,), generator=draws),
         backwards=torch.randint(100, (n,), generator=draws),
         queries=torch.randint(-1, 100, (n,), generator=draws),

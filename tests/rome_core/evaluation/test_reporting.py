@@ -30,7 +30,7 @@ from rome_core.recipes.report import ProtocolReport, Share
 from tests.rome_core.evaluation.conftest import subject
 
 N, CLASSES = 40, 10
-QUICK, PUBLISHED = PROTOCOLS["quick@1"], PROTOCOLS["rome-2025@1"]
+QUICK, PIXEL, PUBLISHED = (PROTOCOLS[name] for name in ("quick@1", "pixel@1", "rome-2025@1"))
 ATTACKS = ("clean", "fgsm", "pgd", "square", "autoattack", "pgd-l2", "deepfool")
 PROBES: dict[str, Any] = {
     "images": 4,
@@ -68,7 +68,7 @@ def invented(what: Measure, number: int, clean: torch.Tensor) -> Faced:
         prediction = torch.where(chance(0.6), y, away)
     hit = prediction == target
     reached = hit if what.mode == "targeted" else prediction != y
-    forwards = torch.randint(1, 60, (N,), generator=draws)
+    forwards = torch.randint(2, 60, (N,), generator=draws)
     margin = torch.randn(N, generator=draws).abs() * torch.where(prediction == y, 1.0, -1.0)
     return Faced(
         prediction=prediction,
@@ -82,7 +82,7 @@ def invented(what: Measure, number: int, clean: torch.Tensor) -> Faced:
         spread=torch.ones(N),
         forwards=forwards,
         backwards=torch.randint(0, 60, (N,), generator=draws),
-        queries=torch.where(reached, torch.minimum(forwards, torch.tensor(37)), -1),
+        queries=torch.where(reached, torch.minimum(forwards - 1, torch.tensor(37)), -1),
         stage=torch.full((N,), -1),
     )
 
@@ -235,6 +235,19 @@ def test_every_measure(subjects: int) -> None:
         assert one.perturbation.l2 == pytest.approx(median(r["l2"] for r in broken))
 
 
+def test_without_a_right_image_there_is_no_success() -> None:
+    """Nothing was there to be broken: 0 would say that the attack failed."""
+    wrong = left(among(), Measure(QUICK.id, "clean", None))
+    none = replace(left(among(), Measure(QUICK.id, "pgd", "untargeted")), clean_correct=among())
+    changed = {"clean": wrong, "pgd/untargeted": none}
+    alone = made(attacks=["clean", "pgd"], modes=["untargeted"], subjects=1, changed=changed)
+    assert report(alone).measures["pgd/untargeted"].success is None
+    honest = attacked(QUICK, {"pgd": among(0)})
+    both = report(together(honest, alone)).measures["pgd/untargeted"]
+    assert both.success is None
+    assert both.accuracy is not None
+
+
 def test_an_attack_that_breaks_nothing_has_no_medians() -> None:
     done = made(attacks=["clean", "pgd"], modes=["untargeted"])
     unharmed = done.measurements["quick@1", "clean"][0].faced
@@ -295,10 +308,10 @@ def test_the_worst_case_is_per_image_and_per_ball() -> None:
     for ball, attacks in balls.items():
         own = [name for name in names if name.split("/")[0] in attacks]
         left = []
-        for subject in range(2):
+        for number in range(2):
             alive = []
             for image in range(N):
-                seen = [rows(done, name)[subject][image] for name in ("clean", *own)]
+                seen = [rows(done, name)[number][image] for name in ("clean", *own)]
                 alive.append(all(row["correct"] for row in seen))
             left.append(alive)
         check(told.worst_case[ball], left)
@@ -399,13 +412,13 @@ def test_query_curves_fall_from_clean_to_what_is_left(mode: Mode) -> None:
     assert set(told.query_curves) == {"square/targeted", "square/untargeted"}
     flat = [row for of in rows(done, f"square/{mode}") for row in of]
     curve = told.query_curves[f"square/{mode}"]
-    most = max(row["forwards"] for row in flat)
+    most = max(row["forwards"] for row in flat) - 1  # but for the look that told who is at stake
     assert [q for q, _ in curve] == [0, *(q for q in QUERY_POINTS if q < most), most]
     for q, accuracy in curve:
         right = 0
         for row in flat:
             # An image that never reached the goal, and is wrong all the same, was lost at the end.
-            lost = row["queries"] if row["queries"] > 0 else row["forwards"]
+            lost = row["queries"] if row["queries"] > 0 else row["forwards"] - 1
             right += row["clean_correct"] and (row["correct"] or lost > q)
         assert accuracy == pytest.approx(right / len(flat)), q
     accuracies = [accuracy for _, accuracy in curve]
@@ -483,7 +496,7 @@ def test_what_only_queries_break_is_counted_within_the_ball() -> None:
         },
     )
     found = codes(done)["black_box_beats_white_box"]
-    assert found == {"ball": "linf 8/255", "share_only_it_breaks": 3 / N}
+    assert found == {"ball": "linf 8/255", "subject": "model 0", "share_only_it_breaks": 3 / N}
     fewer = attacked(QUICK, {"pgd": among(*range(6)), "square": among(*range(30))})
     assert "black_box_beats_white_box" not in codes(fewer)
     other_ball = attacked(QUICK, {"pgd-l2": among(*range(30)), "square": among()})
@@ -496,20 +509,193 @@ def test_targets_say_nothing_about_masked_gradients() -> None:
     assert "black_box_beats_white_box" not in codes(done)
 
 
-def test_targeted_gradient_attacks_are_gradient_attacks() -> None:
-    assert "no_gradient_attack" not in codes(attacked(QUICK, {"pgd": among()}, "targeted"))
-    assert "no_gradient_attack" in codes(attacked(QUICK, {"square": among()}, "targeted"))
-    assert "no_gradient_attack" in codes(attacked(QUICK, {"square": among()}))
-    assert "no_gradient_attack" not in codes(made(attacks=["clean"]))
+MASKED = "black_box_beats_white_box"
 
 
-def test_survivors_on_the_boundary_are_counted() -> None:
+def in_stages(right: torch.Tensor, stage: torch.Tensor, attack: str = "autoattack") -> Faced:
+    """What AutoAttack leaves, and which of its stages broke the rest."""
+    return replace(left(right, Measure(PIXEL.id, attack, "untargeted")), stage=stage)
+
+
+def beside_autoattack(
+    attacks: Mapping[str, torch.Tensor], cascade: Faced, attack: str = "autoattack"
+) -> Evaluated:
+    done = attacked(PIXEL, {**attacks, attack: cascade.correct})
+    key = (PIXEL.id, f"{attack}/untargeted")
+    (one,) = done.measurements[key]
+    return replace(done, measurements={**done.measurements, key: (replace(one, faced=cascade),)})
+
+
+def test_autoattack_leaves_nothing_on_behalf_of_other_gradients() -> None:
+    """Another loss than theirs breaks all that they leave: theirs are masked all the same."""
+    broken = in_stages(among(), torch.full((N,), 2))  # by the targeted DLR loss
+    done = beside_autoattack({"pgd": among(*range(30)), "square": among(*range(20))}, broken)
+    assert codes(done)[MASKED]["share_only_it_breaks"] == 10 / N
+    assert report(done).trust == "low"
+
+
+@pytest.mark.parametrize(
+    ("attack", "square"), [("autoattack", 4), ("autoattack-plus", 4), ("autoattack-rand", None)]
+)
+def test_autoattacks_own_square_is_a_query_attack(attack: str, square: int | None) -> None:
+    """Of images 0 to 29, which PGD leaves, Square breaks 5 to 9, and stages before it the rest."""
+    for stage in (1, 2, 3, 4):
+        broke = torch.full((N,), -1)
+        broke[5:10], broke[10:] = stage, 1
+        done = beside_autoattack(
+            {"pgd": among(*range(30))}, in_stages(among(*range(5)), broke, attack), attack
+        )
+        if stage == square:
+            assert codes(done)[MASKED]["share_only_it_breaks"] == 5 / N
+        else:
+            assert MASKED not in codes(done)
+
+
+def test_alone_autoattacks_stages_are_held_against_each_other() -> None:
+    broke = torch.full((N,), 1)
+    broke[:5], broke[5:9] = -1, 4
+    cascade = in_stages(among(*range(5)), broke)
+    for beside in ({}, {"fgsm": among(*range(30))}):
+        done = beside_autoattack(beside, cascade)
+        assert codes(done)[MASKED]["share_only_it_breaks"] == 4 / N
+    # A Square of more queries breaks what its gradients left, and no more of what they broke.
+    more = beside_autoattack({"square": among(0)}, cascade)
+    assert codes(more)[MASKED]["share_only_it_breaks"] == 8 / N
+    honest = in_stages(among(*range(5)), torch.where(broke == 4, 3, broke))
+    assert MASKED not in codes(beside_autoattack({}, honest))
+
+
+def test_one_step_is_no_measure_of_gradients() -> None:
+    done = attacked(PIXEL, {"fgsm": among(*range(30)), "square": among()})
+    assert MASKED not in codes(done)
+    assert "weak_attacks" in codes(done)
+
+
+def test_what_was_wrong_already_is_broken_by_nobody() -> None:
+    """Of rome-2025: wrong as it was, right after the clamp, and then kept as it was by Square."""
+    clean = left(among(*range(20)), Measure(PUBLISHED.id, "clean", None))
+    pgd, square = (
+        replace(left(right, Measure(PUBLISHED.id, name, "untargeted")), clean_correct=clean.correct)
+        for name, right in (("pgd", among(*range(40))), ("square", among(*range(19))))
+    )
+    changed = {"clean": clean, "pgd/untargeted": pgd, "square/untargeted": square}
+    attacks = ["clean", "pgd", "square"]
+    done = made(PUBLISHED, attacks, ["untargeted"], subjects=1, changed=changed)
+    assert MASKED not in codes(done)
+    broken = replace(square, correct=among(*range(17)))
+    done = made(
+        PUBLISHED,
+        attacks,
+        ["untargeted"],
+        subjects=1,
+        changed={**changed, "square/untargeted": broken},
+    )
+    assert codes(done)[MASKED]["share_only_it_breaks"] == 3 / N
+
+
+def together(*single: Evaluated) -> Evaluated:
+    """Evaluations of one subject each as one of all."""
+    return replace(
+        single[0],
+        subjects=tuple(
+            replace(one.subjects[0], name=f"model {number}") for number, one in enumerate(single)
+        ),
+        measurements={
+            key: tuple(one.measurements[key][0] for one in single) for key in single[0].measurements
+        },
+    )
+
+
+def test_one_masked_subject_of_many_is_enough() -> None:
+    honest = attacked(PIXEL, {"pgd": among(), "square": among()})
+    masked = attacked(PIXEL, {"pgd": among(0, 1, 2), "square": among()})
+    found = codes(together(*[honest] * 9, masked, honest))[MASKED]
+    assert (found["subject"], found["share_only_it_breaks"]) == ("model 9", 3 / N)
+
+
+def test_every_subjects_probes_speak() -> None:
+    done = together(*[attacked(PIXEL, {"pgd": among()})] * 2)
+    probes = [{"subject": "a", **PROBES}, {"subject": "b", **PROBES, "zero_gradients": 1.0}]
+    told = codes(replace(done, evidence={PIXEL.id: probes}))
+    assert told["zero_gradients"]["subject"] == "b"
+
+
+def test_balls_without_untargeted_gradients_are_named() -> None:
+    def named(done: Evaluated) -> list[str]:
+        return list(codes(done).get("no_gradient_attack", {"balls": []})["balls"])
+
+    assert named(attacked(QUICK, {"pgd": among(), "deepfool": among()}, "targeted")) == [
+        *("linf 8/255", "l2 1/2")
+    ]
+    assert named(attacked(QUICK, {"square": among(), "pgd-l2": among()})) == ["linf 8/255"]
+    assert named(attacked(PIXEL, {"autoattack": among(), "square": among()})) == []
+    assert named(attacked(PUBLISHED, {"deepfool": among(), "cw": among()})) == []
+    assert named(attacked(PUBLISHED, {"cw": among()}, "targeted")) == ["unbounded"]
+    assert named(made(attacks=["clean"])) == []
+
+
+@pytest.mark.parametrize(
+    ("attacks", "changes", "weak"),
+    [
+        (["fgsm"], {}, {"linf 8/255": ["fgsm"]}),
+        (["fgsm", "pgd-l2"], {}, {"linf 8/255": ["fgsm"]}),
+        (["fgsm", "square"], {}, {"linf 8/255": ["fgsm"]}),
+        (["fgsm", "pgd"], {}, {}),
+        (["fgsm", "autoattack"], {}, {}),
+        (["fgsm", "mi-fgsm"], {}, {}),
+        (["pgd"], {"pgd": {"steps": 1, "step": "1"}}, {"linf 8/255": ["pgd"]}),
+        (["pgd"], {"pgd": {"steps": 4, "step": "2/255"}}, {}),
+        (["pgd"], {"pgd": {"steps": 3, "step": "2/255"}}, {"linf 8/255": ["pgd"]}),
+        (["pgd"], {"pgd": {"steps": 1, "step": "1/255", "epsilon": "24/255"}},
+         {"linf 24/255": ["pgd"]}),
+        (["mi-fgsm", "vmi-fgsm"], {"mi-fgsm": {"steps": 1}, "vmi-fgsm": {"steps": 2}},
+         {"linf 8/255": ["mi-fgsm", "vmi-fgsm"]}),
+    ],
+)  # fmt: skip
+def test_balls_that_attacks_cannot_cross_are_named(
+    attacks: list[str], changes: dict[str, dict[str, Any]], weak: dict[str, list[str]]
+) -> None:
+    done = attacked(overridden(PIXEL, changes), {name: among() for name in attacks})
+    assert codes(done).get("weak_attacks", {"balls": {}})["balls"] == weak
+
+
+@pytest.mark.parametrize(
+    ("protocol", "attacks", "changes", "small"),
+    [
+        (QUICK, ["pgd", "pgd-l2"], {}, {"linf 8/255": ["pgd"], "l2 1/2": ["pgd-l2"]}),
+        (QUICK, ["autoattack"], {}, {"linf 8/255": ["autoattack"]}),
+        (QUICK, ["pgd", "autoattack"], {"autoattack": {"steps": 100, "queries": 5000}}, {}),
+        (PUBLISHED, ["pgd"], {}, {}),
+        (PUBLISHED, ["pgd", "autoattack", "cw"], {}, {"linf 8/255": ["autoattack"]}),
+        (PUBLISHED, ["autoattack"], {"autoattack": {"steps": 100}}, {}),
+        (PIXEL, ["pgd", "autoattack", "autoattack-l2"], {}, {}),
+        (PIXEL, ["autoattack"], {"autoattack": {"steps": 1}}, {"linf 8/255": ["autoattack"]}),
+        (PIXEL, ["pgd", "apgd-ce"], {"apgd-ce": {"steps": 2}}, {"linf 8/255": ["apgd-ce"]}),
+        (PIXEL, ["pgd", "square"], {"square": {"queries": 9}}, {"linf 8/255": ["square"]}),
+        (PIXEL, ["pgd", "autoattack"], {"pgd": {"steps": 2}}, {}),
+        (PIXEL, ["pgd", "autoattack-plus"], {"pgd": {"steps": 2}}, {}),
+        (PIXEL, ["pgd", "autoattack-rand"], {"pgd": {"steps": 2}}, {"linf 8/255": ["pgd"]}),
+        (PIXEL, ["pgd"], {"pgd": {"steps": 50, "restarts": 3}}, {}),
+    ],
+)
+def test_balls_whose_attacks_had_little_are_named(
+    protocol: Protocol,
+    attacks: list[str],
+    changes: dict[str, dict[str, Any]],
+    small: dict[str, list[str]],
+) -> None:
+    done = attacked(overridden(protocol, changes), {name: among() for name in attacks})
+    assert codes(done).get("small_budget", {"balls": {}})["balls"] == small
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_survivors_on_the_boundary_are_counted_whatever_the_scale(size: float) -> None:
     margin = torch.full((N,), 1.0)
     margin[:4] = NOISE / 2
     margin[4:8] = -NOISE / 2  # wrong by as little
     right = margin > 0
     what = Measure(QUICK.id, "pgd", "untargeted")
-    noisy = replace(left(right, what), margin=margin)
+    noisy = replace(left(right, what), margin=size * margin, spread=torch.full((N,), size))
     clean = left(among(*range(N)), Measure(QUICK.id, "clean", None))
     done = made(
         attacks=["clean", "pgd"],
@@ -519,6 +705,9 @@ def test_survivors_on_the_boundary_are_counted() -> None:
     )
     evidence = codes(done)["boundary_noise"]
     assert (evidence["attack"], evidence["share_of_images"]) == ("pgd/untargeted", 4 / N)
+    assert evidence["subject"] == "model 0"
+    mean = together(*[attacked(QUICK, {"pgd": among()})] * 9, done)
+    assert codes(mean)["boundary_noise"]["subject"] == "model 9"
     assert "boundary_noise" not in codes(attacked(QUICK, {"pgd": among(*range(9))}))
 
 
@@ -535,15 +724,24 @@ def test_the_clamp_is_doubted_by_its_own_measure() -> None:
         changed={"clean": clean, "clamp": clamped},
     )
     assert codes(done)["clamp_sensitive"]["lost_without_attack"] == pytest.approx(10 / N)
+    unmoved = made(
+        PUBLISHED,
+        ["clean", "clamp"],
+        subjects=1,
+        probes=None,
+        changed={"clean": clean, "clamp": clean},
+    )
+    several = together(*[unmoved] * 9, done)
+    assert codes(several)["clamp_sensitive"]["subject"] == "model 9"
 
 
 def test_trust_follows_from_findings() -> None:
-    clean = attacked(QUICK, {"pgd": among(1), "square": among(1)})
+    clean = attacked(PIXEL, {"pgd": among(1), "square": among(1)})
     assert (codes(clean), report(clean).trust) == ({}, "high")
     masked = attacked(QUICK, {"pgd": among(*range(9)), "square": among()})
     assert report(masked).trust == "low"
-    assert report(attacked(QUICK, {"square": among(1)})).trust == "limited"
-    assert list(codes(attacked(QUICK, {"pgd": among(1)}, probes=None))) == ["not_probed"]
+    assert report(attacked(PIXEL, {"square": among(1)})).trust == "limited"
+    assert list(codes(attacked(PIXEL, {"pgd": among(1)}, probes=None))) == ["not_probed"]
 
 
 def test_the_table_has_a_row_for_every_image_of_every_measure() -> None:

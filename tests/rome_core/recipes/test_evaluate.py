@@ -87,7 +87,9 @@ def test_a_model_is_called_as_it_was_named_or_after_its_file() -> None:
 def test_no_two_models_have_one_name() -> None:
     twice = [{"file": "m"}, {"artifact": "a", "name": "m"}]
     for body, name in ((MODELS, "models"), (TRANSFER, "sources"), (TRANSFER, "targets")):
-        assert "twice" in problem({**body, name: twice}).message
+        found = problem({**body, name: twice})
+        assert found.field == name
+        assert "two models are called 'm'" in found.message
 
 
 def test_one_name_is_one_model_among_sources_and_targets() -> None:
