@@ -16,7 +16,6 @@ from torch import Tensor
 from rome_core import attacks, costs
 from rome_core.data import Dataset
 from rome_core.distillation.checkpoints import Checkpoints
-from rome_core.errors import CoreError
 from rome_core.evaluation.probes import probe
 from rome_core.evaluation.robustness import (
     Block,
@@ -24,6 +23,7 @@ from rome_core.evaluation.robustness import (
     Measure,
     TestSet,
     block_size,
+    check_suits,
     face,
     measures,
 )
@@ -34,7 +34,7 @@ from rome_core.passes import Bound, Passes, Plan
 from rome_core.progress import Report
 from rome_core.provenance import circumstances
 from rome_core.randomness import generator
-from rome_core.recipes.attacks import ApgdSettings, Mode
+from rome_core.recipes.attacks import Mode
 from rome_core.recipes.evaluate import EvaluateSpec, chosen, resolved
 from rome_core.recipes.protocols import Entry, Protocol
 
@@ -318,34 +318,9 @@ def _part(
 ) -> Part:
     entries = chosen(protocol, spec)
     asked = measures(protocol, entries, spec.modes)
-    for entry in entries:
-        _check_classes(entry, dataset.classes)
     test = test_set(dataset, spec.limit or protocol.images, spec.seed, statistics, device)
-    if any(what.mode == "targeted" for what in asked):
-        # Hours of training must not end in a bad target rule.
-        try:
-            attacks.targets(protocol.target_rule, test.labels[:1], test.classes)
-        except CoreError as error:
-            raise CoreError(
-                error.code,
-                f"{protocol.id} cannot target here: {error.detail}",
-                "Take another protocol, or modes: [untargeted].",
-                "modes",
-            ) from error
+    check_suits(protocol, asked, test)
     return Part(protocol, tuple(entries), tuple(asked), test, tuple(spec.modes))
-
-
-def _check_classes(entry: Entry, classes: int) -> None:
-    """Hours of training must not end in a loss that has no meaning."""
-    settings = entry.settings
-    if isinstance(settings, ApgdSettings) and classes < settings.classes_needed():
-        raise CoreError(
-            "attack_unsuitable",
-            f"{entry.name} climbs the loss {settings.loss}, which means nothing with fewer than "
-            f"{settings.classes_needed()} classes, and there are {classes}.",
-            f"Leave {entry.name} out of attacks, or set its loss to margin.",
-            f"overrides.{entry.name}.loss",
-        )
 
 
 def _weight(part: Part, what: Measure) -> float:

@@ -21,8 +21,9 @@ from rome_core.attacks.autoattack import autoattack
 from rome_core.attacks.catalogue import attack
 from rome_core.attacks.gradient import Model
 from rome_core.attacks.oracle import Poll, go_on
+from rome_core.errors import CoreError
 from rome_core.randomness import ImageDraws
-from rome_core.recipes.attacks import AutoAttackSettings, Mode
+from rome_core.recipes.attacks import ApgdSettings, AutoAttackSettings, Mode
 from rome_core.recipes.protocols import Entry, Protocol
 
 PUBLISHED_BATCH = 256
@@ -143,6 +144,34 @@ def measures(protocol: Protocol, entries: Iterable[Entry], modes: Iterable[Mode]
         for entry in entries
         for mode in ([m for m in asked if m in entry.modes] if entry.modes else [None])
     ]
+
+
+def check_suits(protocol: Protocol, asked: Iterable[Measure], test: TestSet) -> None:
+    """Raises CoreError where an attack or its targets mean nothing with so few classes.
+
+    Called before any work: hours of training must not end in a bad target rule.
+    """
+    for what in asked:
+        settings = protocol.entry(what.attack).settings
+        if isinstance(settings, ApgdSettings) and test.classes < settings.classes_needed():
+            raise CoreError(
+                "attack_unsuitable",
+                f"{what.attack} climbs the loss {settings.loss}, which means nothing with fewer "
+                f"than {settings.classes_needed()} classes, and there are {test.classes}.",
+                f"Leave {what.attack} out of attacks, or set its loss to margin.",
+                f"overrides.{what.attack}.loss",
+            )
+        if what.mode != "targeted":
+            continue
+        try:
+            attacks.targets(protocol.target_rule, test.labels[:1], test.classes)
+        except CoreError as error:
+            raise CoreError(
+                error.code,
+                f"{protocol.id} cannot target here: {error.detail}",
+                "Take another protocol, or modes: [untargeted].",
+                "modes",
+            ) from error
 
 
 def block_size(entry: Entry, device: str) -> int:

@@ -26,7 +26,14 @@ from rome_core import attacks, costs
 from rome_core.attacks.oracle import Poll
 from rome_core.distillation.checkpoints import Checkpoints
 from rome_core.errors import CoreError
-from rome_core.evaluation.robustness import Measure, TestSet, block_size, face, measures
+from rome_core.evaluation.robustness import (
+    Measure,
+    TestSet,
+    block_size,
+    check_suits,
+    face,
+    measures,
+)
 from rome_core.evaluation.subjects import Subject
 from rome_core.evaluation.work import Work
 from rome_core.files import write_atomically
@@ -153,16 +160,7 @@ class Transfer:
         self._seed, self._data, self._plan = seed, data, plan
         self._cache, self._device = cache, device
         _check_measures(self._measures)
-        if any(what.mode == "targeted" for what in self._measures):
-            try:
-                attacks.targets(protocol.target_rule, test.labels[:1], test.classes)
-            except CoreError as error:
-                raise CoreError(
-                    error.code,
-                    f"{protocol.id} cannot target here: {error.detail}",
-                    "Take another protocol, or modes: [untargeted].",
-                    "modes",
-                ) from error
+        check_suits(protocol, self._measures, test)
 
     def run(
         self, *, checkpoints: Checkpoints, report: Report, should_stop: Callable[[], bool]

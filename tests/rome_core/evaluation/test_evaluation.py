@@ -130,7 +130,9 @@ def run(
 def told(done: Evaluated, folder: Path) -> dict[str, Any]:
     """Everything that comes of an evaluation, but how long it took and was interrupted."""
     write_parquet(list(outcome_tables(done)), folder / "outcomes.parquet")
-    reports = [report.model_dump(mode="json") for report in protocol_reports(done, seed=1, students=False)]
+    reports = [
+        report.model_dump(mode="json") for report in protocol_reports(done, seed=1, students=False)
+    ]
     return {
         "reports": json.dumps(reports),
         "outcomes": (folder / "outcomes.parquet").read_bytes(),
@@ -240,9 +242,9 @@ def test_a_resumed_run_says_what_was_different_before(tmp_path: Path) -> None:
 def test_progress_goes_up_phase_by_phase(tmp_path: Path) -> None:
     seen: list[Progress] = []
     done = run(evaluation({**SET, "probes": True}), tmp_path, report=seen.append)
-    for probes in done.evidence.values():  # of one student: they are alike
-        assert [one["subject"] for one in probes] == ["student 0"]
-        assert [one["attack"] for one in probes[0]["converged"]] == ["pgd"]
+    for each in done.evidence.values():  # of one student: they are alike
+        assert [one["subject"] for one in each] == ["student 0"]
+        assert [one["attack"] for one in each[0]["converged"]] == ["pgd"]
     assert list(dict.fromkeys(p.phase for p in seen)) == [
         "training students",
         "attacking",
@@ -298,10 +300,10 @@ def test_everything_asked_is_measured_on_every_subject(tmp_path: Path) -> None:
                 assert torch.equal(one.faced.prediction, alone.prediction)
                 assert torch.equal(one.faced.queries, alone.queries)
     assert set(done.evidence) == {"quick@1", "pixel@1"}
-    for probes in done.evidence.values():
-        assert [one["subject"] for one in probes] == ["a", "b"]
-        assert probes[0]["curve"] != probes[1]["curve"]
-        assert all(one["converged"] == [] for one in probes)  # AutoAttack ran in that ball
+    for each in done.evidence.values():
+        assert [one["subject"] for one in each] == ["a", "b"]
+        assert each[0]["curve"] != each[1]["curve"]
+        assert all(one["converged"] == [] for one in each)  # AutoAttack ran in that ball
 
 
 def test_without_probes_there_is_no_evidence(tmp_path: Path) -> None:

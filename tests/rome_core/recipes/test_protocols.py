@@ -156,7 +156,7 @@ def test_what_the_published_protocol_gets_wrong_is_named() -> None:
         "pgd-l2": {"inert"},
         "deepfool": {"targeted_recorded_clean", "boundary_noise"},
         "cw": {"margin_zeroed"},
-        "autoattack": {"targeted_recorded_clean", "not_standard"},
+        "autoattack": {"targeted_recorded_clean", "not_standard", "fab_mended"},
         "square": set(),
         "spsa": {"one_step"},
     }
