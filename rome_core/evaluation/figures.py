@@ -257,7 +257,7 @@ def transfer_heat_map(matrix: TransferMatrix) -> Figure:
     """The matrix with its numbers in percent; a model's attacks on itself are framed."""
     rows, columns = matrix.values.shape
     percent = 100 * matrix.values.detach().cpu().double()
-    above = [_folded(name, max(6, 84 // columns)) for name in matrix.targets]
+    above = [_folded(name, max(6, 60 // columns)) for name in matrix.targets]
     lines = max(name.count("\n") for name in above)
     height = 2.0 + 0.5 * rows + 0.15 * lines
     with _figure(f"Transfer, {matrix.quantity}: {matrix.subject}", matrix.protocol, height) as fig:
@@ -281,7 +281,7 @@ def transfer_heat_map(matrix: TransferMatrix) -> Figure:
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set(xlabel="evaluated model", ylabel="crafting model")
-        fig.colorbar(shown, ax=axes, label=f"{matrix.quantity} (%)", pad=0.02, fraction=0.05)
+        fig.colorbar(shown, ax=axes, label="%", pad=0.02, fraction=0.05)
         if set(matrix.sources) & set(matrix.targets):
             fig.supxlabel("framed: crafted on the evaluated model itself", fontsize=9, color=_QUIET)
     return fig
