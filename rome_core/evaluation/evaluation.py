@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -34,12 +35,16 @@ from rome_core.passes import Bound, Passes, Plan
 from rome_core.progress import Report
 from rome_core.provenance import circumstances
 from rome_core.randomness import generator
-from rome_core.recipes.attacks import Mode
+from rome_core.recipes.attacks import Mode, parse_fraction
 from rome_core.recipes.evaluate import EvaluateSpec, chosen, resolved
 from rome_core.recipes.protocols import Entry, Protocol
 
 SAMPLES = 8
 """Adversarial images kept to be looked at."""
+
+
+UNBOUNDED = "unbounded"
+"""Instead of a ball, of attacks that may go as far as they must."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +59,15 @@ class Part:
     measures: tuple[Measure, ...]
     test: TestSet
     modes: tuple[Mode, ...]
+
+    def ball(self, entry: Entry) -> str:
+        """The ball an attack stays in, in the words of the first attack of it: 0.5 is 1/2."""
+        if entry.threat is None:
+            return UNBOUNDED
+        for other in self.entries:
+            if other.threat is not None and _radius(other.threat) == _radius(entry.threat):
+                return other.threat
+        return entry.threat
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,6 +335,11 @@ def _part(
     test = test_set(dataset, spec.limit or protocol.images, spec.seed, statistics, device)
     check_suits(protocol, asked, test)
     return Part(protocol, tuple(entries), tuple(asked), test, tuple(spec.modes))
+
+
+def _radius(threat: str) -> tuple[str, Fraction]:
+    norm, radius = threat.split()
+    return norm, parse_fraction(radius)
 
 
 def _weight(part: Part, what: Measure) -> float:
