@@ -125,7 +125,10 @@ def test_the_supervisor_leaves_with_a_killed_parent(tmp_path: Path) -> None:
 
 
 def _parent(child: list[str]) -> subprocess.Popen[bytes]:
-    """A process that supervises `child` until it is told otherwise."""
+    """A process that supervises `child` until it is told otherwise, and is about to sleep.
+
+    Were it interrupted while it starts, it would end without draining anything.
+    """
     code = textwrap.dedent(f"""
         import sys, time
         from launcher.supervision import Supervision
@@ -133,8 +136,13 @@ def _parent(child: list[str]) -> subprocess.Popen[bytes]:
         supervised.command = {child!r}
         try:
             with supervised:
+                print("supervising", flush=True)
                 time.sleep(600)
         except KeyboardInterrupt:
             sys.exit(130)
     """)
-    return subprocess.Popen([sys.executable, "-c", code])
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout as told:
+        assert told.readline() == b"supervising\n"
+    return process
