@@ -130,8 +130,10 @@ def _parent(child: list[str]) -> subprocess.Popen[bytes]:
     Were it interrupted while it starts, it would end without draining anything.
     """
     code = textwrap.dedent(f"""
-        import sys, time
+        import signal, sys, time
         from launcher.supervision import Supervision
+        # A shell's background job, and so its tests, would ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         supervised = Supervision()
         supervised.command = {child!r}
         try:
