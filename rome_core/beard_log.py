@@ -105,11 +105,6 @@ class Line:
         return self.attack.lower() == _CLEAN
 
 
-def file_name(network: str, dataset: str, ipc: int) -> str:
-    """What the toolkit calls a log. It takes the `ipc` from there: CIFAR10_1_, _10_ or _50_."""
-    return f"{network}_{dataset}_{ipc}_evaluation_log.txt"
-
-
 def compose(lines: Sequence[Line], *, not_applicable: NotApplicable = "zeros") -> str:
     """Write a log, its lines in the order given. Numbers are rounded to six decimals.
 

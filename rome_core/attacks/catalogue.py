@@ -19,7 +19,7 @@ from rome_core.attacks.fgsm import fgsm
 from rome_core.attacks.goal import Goal
 from rome_core.attacks.mi_fgsm import mi_fgsm
 from rome_core.attacks.oracle import Oracle
-from rome_core.attacks.outcome import Attacked
+from rome_core.attacks.outcome import Attacked, begin
 from rome_core.attacks.pgd import pgd
 from rome_core.attacks.spsa import spsa
 from rome_core.attacks.square import square
@@ -55,21 +55,17 @@ def unharmed(
     oracle: Oracle, x: Tensor, goal: Goal, settings: CleanSettings, draws: ImageDraws
 ) -> Attacked:
     """The images as they are."""
-    return _tried(oracle, x, x, goal)
+    done, rows = Attacked.start(x), torch.arange(len(x), device=x.device)
+    hit = goal.reached(oracle.logits(x, rows), rows)
+    done.keep(rows[hit], x[hit], oracle.forwards[rows[hit]])
+    return done
 
 
 def clamped(
     oracle: Oracle, x: Tensor, goal: Goal, settings: ClampSettings, draws: ImageDraws
 ) -> Attacked:
     """The images clamped to [0, 1]: what an attack of no strength leaves of them."""
-    return _tried(oracle, x, x.clamp(0, 1), goal)
-
-
-def _tried(oracle: Oracle, x: Tensor, images: Tensor, goal: Goal) -> Attacked:
-    done, rows = Attacked.start(x), torch.arange(len(x), device=x.device)
-    hit = goal.reached(oracle.logits(images, rows), rows)
-    done.note(rows, images)
-    done.keep(rows[hit], images[hit], oracle.forwards[rows[hit]])
+    done, _ = begin(oracle, x, goal)
     return done
 
 

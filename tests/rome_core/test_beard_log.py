@@ -19,7 +19,6 @@ from rome_core.beard_log import (
     NotApplicable,
     compose,
     entry,
-    file_name,
     parse,
 )
 from rome_core.errors import CoreError
@@ -52,7 +51,6 @@ def test_a_line_is_of_their_grammar() -> None:
         "non_target_attack: 44.03 +- 0.20, attack time is 3.56, dataset: CIFAR10, IPC: 10, "
         "protocol: rome-2025, model: ConvNet, aug: False"
     )
-    assert file_name("ConvNet", "CIFAR10", 10) == "ConvNet_CIFAR10_10_evaluation_log.txt"
 
 
 def test_a_transfer_line_is_of_their_grammar() -> None:
