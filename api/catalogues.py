@@ -96,7 +96,7 @@ for _noun, (_summary, _entries) in CATALOGUES.items():
     responses=responses(errors.NotFound),
 )
 def schema(kind: str) -> dict[str, Any]:
-    """Of `distill`, `evaluate` or `transfer`: the fields of the body of POST /v1/jobs."""
+    """Of `distill`, `evaluate`, `transfer` or `experts`: what POST /v1/jobs takes."""
     try:
         return recipes.schema(kind)
     except recipes.SpecError as error:

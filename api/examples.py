@@ -40,6 +40,7 @@ TRANSFER: dict[str, Any] = {
     ],
     "protocol": "pixel",
 }
+EXPERTS: dict[str, Any] = {"kind": "experts", "dataset": "cifar10", "count": 10, "epochs": 20}
 RANDOM: dict[str, Any] = {"method": "random", "dataset": "digits", "ipc": 10}
 
 
@@ -79,6 +80,7 @@ SUBMIT: dict[str, Any] = {
                     "evaluate": {"summary": "Robustness of a synthetic set", "value": EVALUATE},
                     "models": {"summary": "Robustness of networks there are", "value": MODELS},
                     "transfer": {"summary": "Attacks from one on another", "value": TRANSFER},
+                    "experts": {"summary": "Networks trained for many jobs", "value": EXPERTS},
                 },
             }
         },

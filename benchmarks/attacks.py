@@ -32,7 +32,7 @@ from rome_core import passes, weights
 from rome_core.data import Dataset, load
 from rome_core.evaluation.robustness import TestSet, face
 from rome_core.evaluation.students import Student, TrainingSet
-from rome_core.networks import ConvNet
+from rome_core.networks import Network
 from rome_core.passes import Passes
 from rome_core.randomness import generator
 from rome_core.recipes.evaluate import Students
@@ -130,19 +130,17 @@ def main() -> None:
 
 
 def measure(
-    rival: Rival, network: ConvNet, dataset: Dataset, arguments: argparse.Namespace
+    rival: Rival, network: Network, dataset: Dataset, arguments: argparse.Namespace
 ) -> None:
     protocol = _protocol(rival, arguments)
     entry = protocol.entry(rival.attack)
     n = arguments.images
-    mean, std = tuple(dataset.mean.tolist()), tuple(dataset.std.tolist())
     test = TestSet(
         dataset.test_images[:n],
         dataset.test_labels[:n],
         torch.arange(n),
         dataset.classes,
-        mean,
-        std,
+        dataset.space,
     )
     modes: dict[str, Any] = {"auto": "auto", "on": "compiled", "off": "eager"}
     plan = passes.plan(
@@ -223,7 +221,7 @@ def _protocol(rival: Rival, arguments: argparse.Namespace) -> Protocol:
     return overridden(PROTOCOLS[rival.protocol], {rival.attack: changes})
 
 
-def _network(dataset: Dataset, checkpoint: Path | None) -> ConvNet:
+def _network(dataset: Dataset, checkpoint: Path | None) -> Network:
     """The given one, or a small student of real images."""
     channels, size, _ = dataset.shape
     if checkpoint is not None:

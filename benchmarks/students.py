@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from benchmarks._report import result
-from rome_core.networks import ConvNet, build
+from rome_core.networks import Network, build
 from rome_core.randomness import generator
 
 STUDENTS, BATCH, RATE = 5, 100, 0.01
@@ -74,7 +74,7 @@ def measure(width: int, size: int, arguments: argparse.Namespace) -> None:
     )
 
 
-def students(width: int, size: int) -> list[ConvNet]:
+def students(width: int, size: int) -> list[Network]:
     return [
         build(
             f"convnet-w{width}", channels=3, size=size, classes=10, generator=generator(0, number)
@@ -84,7 +84,7 @@ def students(width: int, size: int) -> list[ConvNet]:
 
 
 def step_stacked(
-    networks: list[ConvNet], x: Tensor, labels: Tensor, steps: int
+    networks: list[Network], x: Tensor, labels: Tensor, steps: int
 ) -> dict[str, Tensor]:
     skeleton = networks[0]
 
@@ -99,7 +99,7 @@ def step_stacked(
     return weights
 
 
-def step_alone(networks: list[ConvNet], x: Tensor, labels: Tensor, steps: int) -> dict[str, Tensor]:
+def step_alone(networks: list[Network], x: Tensor, labels: Tensor, steps: int) -> dict[str, Tensor]:
     ends = []
     for network in networks:
         parameters = dict(network.named_parameters())

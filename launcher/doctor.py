@@ -65,7 +65,11 @@ def examine(chosen: Settings) -> Iterator[Finding]:
         "install g++",
     )
     for name, facts in DATASETS.items():
-        missing = [f.path for f in facts.train_files if not (chosen.data_root / f.path).is_file()]
+        missing = [
+            file.path
+            for file in facts.train_files
+            if not any((chosen.data_root / form.path).is_file() for form in file.forms)
+        ]
         yield Finding(
             None if missing else True,
             f"dataset {name}: {missing[0]} is not under {chosen.data_root}"

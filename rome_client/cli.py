@@ -101,7 +101,7 @@ def submit(
 @app.command("list")
 def list_jobs(
     status: Annotated[str | None, typer.Option(help="queued, running, succeeded, …")] = None,
-    kind: Annotated[str | None, typer.Option(help="distill, evaluate or transfer")] = None,
+    kind: Annotated[str | None, typer.Option(help="distill, evaluate, transfer or experts")] = None,
     method: Annotated[str | None, typer.Option()] = None,
     dataset: Annotated[str | None, typer.Option()] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 20,

@@ -315,6 +315,7 @@ def _clamp(evidence: Evidence) -> Iterator[Finding]:
     seen = list(evidence.clamped) or [
         Clamped(probes["subject"], probes["clean_all"], probes["clamped_all"], probes["images_all"])
         for probes in evidence.probes or ()
+        if "clamped_all" in probes
     ]
     if not seen:
         return

@@ -27,7 +27,7 @@ from rome_core.attacks.gradient import (
     joined,
 )
 from rome_core.errors import CoreError
-from rome_core.networks import ConvNet
+from rome_core.networks import Network, blank, footprint, make_fusible, operations
 from rome_core.recipes.networks import NetworkSpec
 
 State = Mapping[str, Tensor]
@@ -44,7 +44,9 @@ cache, and none is so large that its memory goes back to the system and is fault
 
 WORTH_COMPILING = 2e13
 """Floating-point operations. Compiling takes some 20 s and saves about a third of the time of eager
-chunks, which do 0.2e12 operations a second on two cores: below this it does not pay."""
+chunks, which do 0.2e12 operations a second on two cores: below this it does not pay. Nor does it
+for other families than ConvNets: a ResNet18 takes 30 to 100 s and is no faster then, LeNet and MLP
+are slower, AlexNet and VGG11 within 10 % of eager."""
 
 MANY = 1 << 30
 """Images: no bound."""
@@ -82,11 +84,13 @@ def plan(
 
     `images` is how many the run will pass through networks altogether, forward and backward, and
     `network` and `size` say how much work an image is: by default the reference network at 32x32.
-    `auto` compiles where that pays, on the CPU, if a compiler works; `compiled` raises CoreError
-    where none does. Networks with batch normalisation run eager under any plan. Unless told,
-    `threads` are PyTorch's, or one where images are too small to share.
+    `auto` compiles where that pays, on the CPU, if a compiler works; `compiled` compiles any
+    network, and raises CoreError where none works. Networks with batch normalisation run eager
+    under any plan. Unless told, `threads` are PyTorch's, or one where images are too small to
+    share.
     """
-    an_image = _operations(network or NetworkSpec(), size)
+    network = network or NetworkSpec()
+    an_image = operations(network, size)
     threads = threads or (torch.get_num_threads() if an_image >= WORTH_SHARING else 1)
     work = 2 * images * an_image
     compiled = False
@@ -94,6 +98,8 @@ def plan(
         reason = "eager was asked for"
     elif mode == "auto" and torch.device(device).type != "cpu":
         reason = "what compiling is worth on a GPU has not been measured"
+    elif mode == "auto" and network.family != "convnet":
+        reason = "compiling pays for ConvNets alone"
     elif mode == "auto" and work < WORTH_COMPILING:
         reason = "too little work to be worth compiling"
     else:
@@ -117,10 +123,11 @@ def plan(
 class Passes:
     """Passes over networks shaped like `skeleton`, whose own weights are not used."""
 
-    def __init__(self, skeleton: ConvNet, plan: Plan) -> None:
+    def __init__(self, skeleton: Network, plan: Plan) -> None:
         self.plan = plan
         self._skeleton = skeleton
-        self._batch_norm = skeleton.spec.norm == "batch"
+        # Such images are never cut into chunks in training, nor are others added to them.
+        self._coupled = skeleton.spec.couples_images
         self._fits = MANY  # images a pass that memory has had room for
 
     @property
@@ -128,8 +135,10 @@ class Passes:
         """Images a call on the CPU, a power of two; None for the whole batch at once."""
         if self.plan.chunk_bytes is None:
             return None
-        an_image = self._skeleton.spec.width * self._skeleton.size**2 * 4
-        return 1 << max(0, (self.plan.chunk_bytes // an_image).bit_length() - 1)
+        skeleton = self._skeleton
+        an_image = footprint(skeleton.spec, channels=skeleton.channels, size=skeleton.size)
+        images = self.plan.chunk_bytes // (4 * an_image.largest)
+        return 1 << max(0, images.bit_length() - 1)
 
     def input_gradient(self, state: State, x: Tensor, labels: Tensor) -> Tensor:
         """Gradient by x of the summed cross-entropy in evaluation mode: (n, c, h, w)."""
@@ -204,7 +213,7 @@ class Passes:
         if len(x) == 0:
             raise ValueError("a pass needs at least one image")
         layout, values = self._layout, self._values(state)
-        compiled = self.plan.compiled and not self._batch_norm
+        compiled = self.plan.compiled and not self._coupled
         self._skeleton.train(False)
         done: list[tuple[Tensor, ...]] = []
         start = 0
@@ -249,8 +258,8 @@ class Passes:
             raise ValueError("a pass needs at least one image")
         layout, values = self._layout, self._values(state)
         chunk = self.chunk if batch[0].device.type == "cpu" else None
-        whole = chunk is None or (training and self._batch_norm)
-        compiled = self.plan.compiled and not self._batch_norm
+        whole = chunk is None or (training and self._coupled)
+        compiled = self.plan.compiled and not self._coupled
         self._skeleton.train(training)
         start = 0
         while start < n:
@@ -309,25 +318,27 @@ class Bound:
         return self.passes.explore(self.state, x, work)
 
 
-def _pass(kind: Kind, skeleton: ConvNet, *, fusible: bool = False) -> Pass:
+class _Both(nn.Module):
+    """A network whose forward pass gives embeddings as well, for `functional_call`."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.network.embed_and_logits(x)
+
+
+def _pass(kind: Kind, skeleton: Network) -> Pass:
     """One kind of pass as a function of tensors alone."""
     names = _names(skeleton)
     parameters = [name for name, _ in skeleton.named_parameters()]
+    both = _Both(skeleton)
 
     def outputs(values: list[Tensor], x: Tensor) -> tuple[Tensor, ...]:
-        state = dict(zip(names, values, strict=True))
-        for place, layer in skeleton.features.named_children():
-            own = {name: state[f"features.{place}.{name}"] for name in _names(layer)}
-            if fusible and isinstance(layer, nn.GroupNorm) and skeleton.spec.norm == "instance":
-                x = _instance_norm(x, own["weight"], own["bias"], layer.eps)
-            elif isinstance(layer, nn.GroupNorm):
-                # PyTorch's channels-last kernel loses small variances; its other one does not.
-                x = functional_call(layer, own, (x.contiguous(),))
-            else:
-                x = functional_call(layer, own, (x,))
-        embedding = x.flatten(1)
-        logits = F.linear(embedding, state["classifier.weight"], state["classifier.bias"])
-        return embedding, logits
+        state = {f"network.{name}": value for name, value in zip(names, values, strict=True)}
+        made: tuple[Tensor, Tensor] = functional_call(both, state, (x,), tie_weights=False)
+        return made
 
     def input_gradient(values: list[Tensor], x: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         with torch.enable_grad():
@@ -372,8 +383,8 @@ def _compile(
     only what the results need.
     """
     channels, size, classes = shape
-    with torch.device("meta"):
-        skeleton = ConvNet(spec, channels=channels, size=size, classes=classes)
+    skeleton = blank(spec, channels=channels, size=size, classes=classes)
+    make_fusible(skeleton)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     state = skeleton.state_dict()
     values = [torch.zeros(state[k].shape, dtype=dtype, device=device) for k in _names(skeleton)]
@@ -384,17 +395,17 @@ def _compile(
     if kind == "graph":
         return _differentiable(skeleton, values, rows[0])
     takes = {"outputs": 1, "input_gradient": 2, "train_gradient": 3}[kind]
-    graph = make_fx(_pass(kind, skeleton, fusible=True))(values, *rows[:takes])
+    graph = make_fx(_pass(kind, skeleton))(values, *rows[:takes])
     made: Pass = torch.compile(graph, dynamic=False, fullgraph=True)
     return made
 
 
-def _differentiable(skeleton: ConvNet, values: list[Tensor], example: Tensor) -> Pass:
+def _differentiable(skeleton: Network, values: list[Tensor], example: Tensor) -> Pass:
     """Logits alone, compiled so that any loss of them can be differentiated by x, repeatedly.
 
     Traced first: each shape then has code of its own, and no limit on compiling one code anew.
     """
-    outputs = _pass("outputs", skeleton, fusible=True)
+    outputs = _pass("outputs", skeleton)
 
     def logits(values: list[Tensor], x: Tensor) -> tuple[Tensor, ...]:
         return outputs(values, x)[1:]
@@ -415,31 +426,9 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
-def _instance_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Group normalisation with a group a channel, as operations that the compiler fuses.
-
-    Centred twice: nearly constant channels, which clamped images have, drown in the rounding of the
-    first mean, and the gradient of such an image was wrong by a tenth.
-    """
-    x = x - x.mean((2, 3), keepdim=True)
-    x = x - x.mean((2, 3), keepdim=True)
-    scale = torch.rsqrt(x.square().mean((2, 3), keepdim=True) + eps)
-    return x * (scale * weight.view(1, -1, 1, 1)) + bias.view(1, -1, 1, 1)
-
-
 def _names(module: nn.Module) -> list[str]:
     """Parameters, then buffers."""
     return [n for n, _ in module.named_parameters()] + [n for n, _ in module.named_buffers()]
-
-
-def _operations(spec: NetworkSpec, size: int) -> int:
-    """Floating-point operations of one image forward: its convolutions, all else is below 1 %."""
-    total, fan, side = 0, 3, size
-    for _ in range(spec.depth):
-        total += 2 * 9 * fan * spec.width * side**2
-        fan = spec.width
-        side //= 1 if spec.pooling == "nopool" else 2
-    return total
 
 
 @cache

@@ -44,6 +44,7 @@ def provenance(
             "test_images": len(dataset.test_images),
             "mean": [round(value, 8) for value in dataset.mean.tolist()],
             "std": [round(value, 8) for value in dataset.std.tolist()],
+            "space": dataset.space.name,
         },
         "parents": dict(parents or {}),
         "plan": dict(plan),

@@ -4,6 +4,7 @@ Owns the layout of the PNG. Its bytes depend on the set alone.
 """
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,11 +16,17 @@ from rome_core.synthetic import SyntheticSet
 TILE = 64  # Screen pixels an image of a small set is enlarged to; nearest, so nothing is invented.
 WIDTH = 2048  # Nothing is enlarged beyond this.
 GAP = 2
+SHOWN = 200  # Images of a class at most, the first: a whole dataset makes no picture.
 
 
 def save_png(synthetic: SyntheticSet, path: Path) -> None:
-    """Write the images, denormalised and clipped, one class a row in order, packed as stored."""
-    rows = [synthetic.pixels[synthetic.labels == label] for label in range(synthetic.classes)]
+    """Write the images, as pixels and clipped, one class a row in order, packed as stored."""
+    places = [
+        torch.nonzero(synthetic.labels == label).flatten()[:SHOWN]
+        for label in range(synthetic.classes)
+    ]
+    shown = replace(synthetic, images=synthetic.images[torch.cat(places)]).pixels
+    rows = torch.split(shown, [len(own) for own in places])
     _, channels, height, width = synthetic.images.shape
     columns = max(len(row) for row in rows)
     scale = max(1, min(TILE // width, WIDTH // (columns * width)))

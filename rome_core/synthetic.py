@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -21,20 +21,30 @@ from rome_core.data import Dataset
 from rome_core.errors import CoreError
 from rome_core.files import write_atomically
 from rome_core.recipes.datasets import DATASETS
+from rome_core.space import Normalised, Space, Zca
 
 FORMAT = "rome-synthetic-set"
 FORMAT_VERSION = 1
+SOFT_OR_WHITENED = 2
+"""Version of files with what readers of version 1 would overlook: soft labels, a whitening, pixels
+in the place of images."""
+
+CLOSE_TO_ONE = 1e-4
+"""How far the probabilities of a soft label may be from 1 together."""
 
 
 @dataclass(frozen=True, eq=False)
 class SyntheticSet:
-    """A distilled set: images (n, c, h, w) float32 in *normalised* units, class by class.
+    """A distilled set: images (n, c, h, w) float32 in the units of `space`, class by class.
 
     `factor` 2 says that each image packs four at half size (a 2x2 mosaic), to be decoded by
-    `rome_core.augment.expand` before use; 1 says plain images. `mean` and `std` are per channel,
-    of pixels in [0,1]. `augmentation` is the DSA strategy students should train with,
-    `learning_rate` what the method suggests they start from: an evaluation takes its spec's own, so
-    that all sets are learned alike. `preset` is the preset it was made by, if any.
+    `rome_core.augment.expand` before use; 1 says plain images. `augmentation` is the DSA strategy
+    students should train with, `learning_rate` the rate they should start from, learned or the
+    method's own. `soft_labels`, where a method makes any, are probabilities (factor^2 * n, classes)
+    float32, a row a *decoded* image in the order of `augment.expand`; `labels` say the true class
+    all the same. `preset` is the preset it was made by, if any. `storage` uint8 says
+    that files hold pixels of 256 levels, from which `images` follow to the last bit: for real
+    images as they are, in a quarter of the space.
     """
 
     images: Tensor
@@ -43,12 +53,13 @@ class SyntheticSet:
     dataset: str
     classes: int
     ipc: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    space: Space
     augmentation: str
     learning_rate: float
     method: str
     preset: str | None = None
+    soft_labels: Tensor | None = None
+    storage: Literal["float32", "uint8"] = "float32"
 
     @classmethod
     def of(
@@ -62,8 +73,12 @@ class SyntheticSet:
         augmentation: str,
         method: str,
         learning_rate: float = 0.01,
+        soft_labels: Tensor | None = None,
+        storage: Literal["float32", "uint8"] = "float32",
     ) -> "SyntheticSet":
         """A set in the units of `dataset`; its tensors are copied to the CPU."""
+        if soft_labels is not None:
+            soft_labels = soft_labels.detach().to("cpu", torch.float32, copy=True).contiguous()
         return cls(
             images=images.detach().to("cpu", torch.float32, copy=True).contiguous(),
             labels=labels.detach().to("cpu", torch.int64, copy=True),
@@ -71,25 +86,44 @@ class SyntheticSet:
             dataset=dataset.name,
             classes=dataset.classes,
             ipc=ipc,
-            mean=tuple(dataset.mean.tolist()),
-            std=tuple(dataset.std.tolist()),
+            space=dataset.space,
             augmentation=augmentation,
             learning_rate=learning_rate,
             method=method,
+            soft_labels=soft_labels,
+            storage=storage,
         )
 
     @property
     def pixels(self) -> Tensor:
         """The images as pixels clipped to [0,1], for showing: (n, c, h, w)."""
-        mean = torch.tensor(self.mean).view(-1, 1, 1)
-        std = torch.tensor(self.std).view(-1, 1, 1)
-        return (self.images * std + mean).clamp(0, 1)
+        return self.space.to_pixels(self.images).clamp(0, 1)
+
+    def learned(self) -> dict[str, Any]:
+        """What differs between the iterates of one run, copied: images, rate and soft labels."""
+        soft = self.soft_labels
+        return {
+            "images": self.images.cpu().clone(),
+            "learning_rate": self.learning_rate,
+            "soft_labels": None if soft is None else soft.cpu().clone(),
+        }
 
     def metadata(self) -> dict[str, Any]:
         """All but the tensors, as JSON."""
         return {
+            **self._described(),
+            "space": self.space.name,
+            "labels": "hard" if self.soft_labels is None else "soft",
+        }
+
+    def _described(self) -> dict[str, Any]:
+        """What files say beside their tensors: nothing new of sets that have nothing new."""
+        plain = isinstance(self.space, Normalised)
+        floats = self.storage == "float32"
+        old = plain and floats and self.soft_labels is None
+        return {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if old else SOFT_OR_WHITENED,
             "method": self.method,
             "preset": self.preset,
             "dataset": self.dataset,
@@ -97,33 +131,75 @@ class SyntheticSet:
             "ipc": self.ipc,
             "factor": self.factor,
             "expanded": False,
-            "normalised": True,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "zca": None,
+            "normalised": plain and floats,
+            **_statistics(self.space),
             "augmentation": self.augmentation,
             "learning_rate": self.learning_rate,
+            **({} if floats else {"storage": self.storage}),
         }
+
+    def _stored(self) -> tuple[str, Tensor]:
+        """What files hold of the images, and under which name: another where it is not images."""
+        if self.storage == "float32":
+            return "images", self.images
+        return "levels", (self.space.to_pixels(self.images) * 255).round().to(torch.uint8)
+
+
+def images_of(levels: Tensor, space: Space) -> Tensor:
+    """Pixels of 256 levels, uint8 (n, c, h, w), in the units of a space, float32.
+
+    Where that is `Normalised`, bits are the same on every machine.
+    """
+    return space.from_pixels(levels.to(torch.float32).div_(255))
+
+
+def _statistics(space: Space) -> dict[str, Any]:
+    """A whitened set has no mean and std, so that nobody normalises by them."""
+    if isinstance(space, Normalised):
+        return {"mean": space.mean.tolist(), "std": space.std.tolist(), "zca": None}
+    assert isinstance(space, Zca)
+    return {"mean": None, "std": None, "zca": {"epsilon": space.epsilon}}
 
 
 def save_pt(synthetic: SyntheticSet, path: Path) -> None:
     """Write a `.pt` that loads under `torch.load(weights_only=True)`.
 
     `data` is the list of [images, labels] pairs that the field's evaluation code reads, packed and
-    normalised; the other keys are `metadata()`.
+    in the set's space; the other keys are metadata and, of a set that has them, `soft_labels` and
+    the whitening's tensors under `zca`. Of one stored as pixels there is no `data`, which would be
+    taken for images: the pair is under `levels`.
     """
-    content = {"data": [[synthetic.images, synthetic.labels]], **synthetic.metadata()}
+    name, stored = synthetic._stored()
+    key = "data" if name == "images" else name
+    content = {key: [[stored, synthetic.labels]], **synthetic._described()}
+    if isinstance(synthetic.space, Zca):
+        content["zca"] = synthetic.space.state
+    if synthetic.soft_labels is not None:
+        content["soft_labels"] = synthetic.soft_labels
     buffer = io.BytesIO()  # A buffer, because torch writes a path's name into the file.
     torch.save(content, buffer)
     write_atomically(path, buffer.getvalue())
 
 
 def save_safetensors(synthetic: SyntheticSet, path: Path) -> None:
-    """Write the tensors `images` and `labels`, with `metadata()` as JSON under the key `set`."""
+    """Write the tensors `images` and `labels`, with metadata as JSON under the key `set`.
+
+    Of a set that has them, `soft_labels` and `zca/mean`, `zca/eigenvectors`, `zca/eigenvalues` too;
+    of one stored as pixels, `levels` in the place of `images`.
+    """
     # One key only: the library writes several in no fixed order.
-    described = json.dumps(synthetic.metadata(), sort_keys=True)
-    tensors = {"images": synthetic.images, "labels": synthetic.labels}
+    described = json.dumps(synthetic._described(), sort_keys=True)
+    name, stored = synthetic._stored()
+    tensors = {name: stored, "labels": synthetic.labels}
+    if isinstance(synthetic.space, Zca):
+        state = synthetic.space.state
+        tensors |= {f"zca/{name}": state[name] for name in _WHITENING}
+    if synthetic.soft_labels is not None:
+        tensors["soft_labels"] = synthetic.soft_labels
     write_atomically(path, safetensors.torch.save(tensors, metadata={"set": described}))
+
+
+_WHITENING = ("mean", "eigenvectors", "eigenvalues")
 
 
 def load(path: Path, *, dataset: str | None = None, factor: int | None = None) -> SyntheticSet:
@@ -141,6 +217,8 @@ def load(path: Path, *, dataset: str | None = None, factor: int | None = None) -
             "artifact",
         )
     content = _read(path)
+    if content.get("format") == FORMAT and content.get("storage") == "uint8":
+        content = _restored(path, content)
     images, labels = _pair(path, content)
     if content.get("format") == FORMAT:
         return _ours(path, content, images, labels, dataset, factor)
@@ -172,7 +250,28 @@ def _from_safetensors(raw: bytes) -> dict[str, Any]:
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
     described: dict[str, Any] = json.loads(header["__metadata__"]["set"])
-    return {"data": [[tensors["images"], tensors["labels"]]], **described}
+    key, name = ("data", "images") if "images" in tensors else ("levels", "levels")
+    content = {key: [[tensors[name], tensors["labels"]]], **described}
+    if described.get("zca") is not None:
+        whitening = {name: tensors[f"zca/{name}"] for name in _WHITENING}
+        content["zca"] = {**described["zca"], **whitening}
+    if "soft_labels" in tensors:
+        content["soft_labels"] = tensors["soft_labels"]
+    return content
+
+
+def _restored(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a set stored as pixels, as that of one stored as images."""
+    try:
+        levels, labels = content["levels"][0]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise _invalid(path, "'levels' is no list of [pixels, labels]") from error
+    if not isinstance(levels, Tensor) or levels.ndim != 4 or levels.dtype != torch.uint8:
+        raise _invalid(path, "its pixels are no uint8 tensor of the shape (n, c, h, w)")
+    if not foreign.is_whole(levels):
+        raise _invalid(path, "a tensor claims more values than the file holds")
+    images = images_of(levels, _space(path, content, levels))
+    return {**content, "data": [[images, labels]]}
 
 
 def _pair(path: Path, content: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -189,7 +288,7 @@ def _pair(path: Path, content: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     if not isinstance(labels, Tensor) or labels.shape != images.shape[:1] or not len(labels):
         raise _invalid(path, "its labels are no tensor of the shape (n,)")
     if labels.is_floating_point() or int(labels.min()) < 0:
-        raise _invalid(path, "its labels are not class numbers from 0; soft labels are not read")
+        raise _invalid(path, "its labels are not class numbers from 0; soft ones go beside them")
     images = images.float()
     if not bool(images.isfinite().all()):
         raise _invalid(path, "its images hold values that are not finite")
@@ -204,12 +303,14 @@ def _ours(
     dataset: str | None,
     factor: int | None,
 ) -> SyntheticSet:
-    if content.get("format_version") != FORMAT_VERSION:
+    version = content.get("format_version")
+    if version not in (FORMAT_VERSION, SOFT_OR_WHITENED):
         raise _invalid(
             path,
-            f"its format version is {content.get('format_version')}, this code reads "
-            f"{FORMAT_VERSION}",
+            f"its format version is {version}, this code reads {FORMAT_VERSION} and "
+            f"{SOFT_OR_WHITENED}",
         )
+    space = _space(path, content, images)
     try:
         synthetic = SyntheticSet(
             images=images,
@@ -218,12 +319,13 @@ def _ours(
             dataset=str(content["dataset"]),
             classes=int(content["classes"]),
             ipc=int(content["ipc"]),
-            mean=tuple(float(value) for value in content["mean"]),
-            std=tuple(float(value) for value in content["std"]),
+            space=space,
             augmentation=str(content["augmentation"]),
             learning_rate=float(content["learning_rate"]),
             method=str(content["method"]),
             preset=None if content["preset"] is None else str(content["preset"]),
+            soft_labels=content.get("soft_labels"),
+            storage="uint8" if content.get("storage") == "uint8" else "float32",
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _invalid(path, f"its metadata lack or garble {error}") from error
@@ -244,24 +346,52 @@ def _ours(
 
 def _check(path: Path, synthetic: SyntheticSet) -> None:
     """What a set says of itself must hold of its images, or its numbers would be wrong."""
-    _, channels, height, width = synthetic.images.shape
+    _, _, height, width = synthetic.images.shape
     if int(synthetic.labels.max()) >= synthetic.classes:
         raise _invalid(path, f"a label is not below its {synthetic.classes} classes")
     if synthetic.factor not in (1, 2):
         raise _invalid(path, f"its factor is {synthetic.factor}, not 1 or 2")
     if height % synthetic.factor or width % synthetic.factor:
         raise _invalid(path, f"images of {height}x{width} cannot hold four smaller ones")
-    for name, values in (("mean", synthetic.mean), ("std", synthetic.std)):
-        if len(values) != channels or not all(map(math.isfinite, values)):
-            raise _invalid(path, f"its {name} {values} is not one number a channel of {channels}")
-    if min(synthetic.std) <= 0:
-        raise _invalid(path, f"its std {synthetic.std} is not above 0")
     if not (synthetic.learning_rate > 0 and math.isfinite(synthetic.learning_rate)):
         raise _invalid(path, f"its learning_rate {synthetic.learning_rate} is not above 0")
     try:
         augment.parse_strategy(synthetic.augmentation)
     except ValueError as error:
         raise _invalid(path, f"its augmentation is unknown: {error}") from error
+    if synthetic.soft_labels is not None:
+        _check_soft_labels(path, synthetic, synthetic.soft_labels)
+
+
+def _check_soft_labels(path: Path, synthetic: SyntheticSet, soft: object) -> None:
+    wanted = (len(synthetic.images) * synthetic.factor**2, synthetic.classes)
+    if not isinstance(soft, Tensor) or soft.dtype != torch.float32 or tuple(soft.shape) != wanted:
+        raise _invalid(path, f"its soft labels are no float32 tensor of the shape {wanted}")
+    if not foreign.is_whole(soft) or not bool(soft.isfinite().all()):
+        raise _invalid(path, "its soft labels hold values that are not finite, or not there")
+    if float(soft.min()) < 0 or float((soft.sum(dim=1) - 1).abs().max()) > CLOSE_TO_ONE:
+        raise _invalid(path, "a soft label is no probabilities that sum to 1")
+
+
+def _space(path: Path, content: Mapping[str, Any], images: Tensor) -> Space:
+    """The units of the images, checked."""
+    shape = images.shape[1:]
+    whitening = content.get("zca")
+    if whitening is not None:
+        try:
+            return Zca.restored(whitening, shape)
+        except (ValueError, AttributeError) as error:
+            raise _invalid(path, f"its zca is no whitening of such images: {error}") from error
+    try:
+        mean, std = ([float(value) for value in content[name]] for name in ("mean", "std"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _invalid(path, f"its metadata lack or garble {error}") from error
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != shape[0] or not all(map(math.isfinite, values)):
+            raise _invalid(path, f"its {name} {values} is not one number a channel of {shape[0]}")
+    if min(std) <= 0:
+        raise _invalid(path, f"its std {std} is not above 0")
+    return Normalised.of(mean, std)
 
 
 def _bare(
@@ -290,8 +420,7 @@ def _bare(
         dataset=facts.name,
         classes=facts.classes,
         ipc=int(labels.bincount().max()),
-        mean=facts.mean,
-        std=facts.std,
+        space=Normalised.of(facts.mean, facts.std),
         augmentation="color_crop_cutout_flip_scale_rotate",
         learning_rate=0.01,
         method="unknown",

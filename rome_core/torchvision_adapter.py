@@ -8,15 +8,16 @@ runs without being asked to download.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
+from rome_core.data.packing import pack_found
 from rome_core.errors import CoreError
-from rome_core.recipes.datasets import DATASETS
+from rome_core.recipes.datasets import DATASETS, DatasetFacts
 
-_CLASSES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 _LIBRARIES: list[torch.library.Library] = []  # a definition lives as long as its library
 
 
@@ -44,24 +45,65 @@ def torchvision_datasets() -> ModuleType:
 def fetch(name: str, root: Path) -> Path:
     """Download the original files of `name` under `root`, unless they lie there whole.
 
-    Returns their folder. Raises CoreError where there is no such download or no network.
+    TinyImageNet is packed as well, from what lies there or from a downloaded archive. Returns the
+    folder of the files. Raises CoreError where there is no such download or no network, and
+    dataset_missing or dataset_damaged where an archive cannot be packed.
     """
-    if name not in _CLASSES:
+    if name not in _DOWNLOADS:
         raise CoreError(
             "dataset_not_downloadable",
             f"There is no download of {name}.",
-            f"One of: {', '.join(_CLASSES)}.",
+            f"One of: {', '.join(_DOWNLOADS)}.",
             "dataset",
         )
     facts = DATASETS[name]
-    datasets = torchvision_datasets()
     try:
-        getattr(datasets, _CLASSES[name])(root=root, download=True)
+        _DOWNLOADS[name](facts, root)
     except (OSError, RuntimeError) as error:
         raise CoreError(
             "download_failed",
             f"{facts.title} could not be downloaded: {error}.",
-            f"Try again, or get it by hand from {facts.homepage} and unpack it under "
-            f"{root.absolute()}.",
+            f"Try again, or get it by hand from {facts.homepage}. {facts.obtain}",
         ) from error
     return (root / facts.train_files[0].path).parent
+
+
+def _cifar10(facts: DatasetFacts, root: Path) -> None:
+    torchvision_datasets().CIFAR10(root, download=True)
+
+
+def _cifar100(facts: DatasetFacts, root: Path) -> None:
+    torchvision_datasets().CIFAR100(root, download=True)
+
+
+def _mnist(facts: DatasetFacts, root: Path) -> None:
+    torchvision_datasets().MNIST(root, download=True)
+
+
+def _fashionmnist(facts: DatasetFacts, root: Path) -> None:
+    torchvision_datasets().FashionMNIST(root, download=True)
+
+
+def _svhn(facts: DatasetFacts, root: Path) -> None:
+    for split in ("train", "test"):
+        torchvision_datasets().SVHN(root / "SVHN", split=split, download=True)
+
+
+def _tinyimagenet(facts: DatasetFacts, root: Path) -> None:
+    if any((root / form.path).is_file() for form in facts.train_files[0].forms):
+        return
+    if pack_found(facts, root) is None:
+        (archive,) = facts.packed_from
+        download = torchvision_datasets().utils.download_url
+        download(facts.homepage, root, archive.path, archive.md5)
+        pack_found(facts, root)
+
+
+_DOWNLOADS: Mapping[str, Callable[[DatasetFacts, Path], None]] = {
+    "mnist": _mnist,
+    "fashionmnist": _fashionmnist,
+    "svhn": _svhn,
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "tinyimagenet": _tinyimagenet,
+}

@@ -244,15 +244,15 @@ class DatasetDamaged(JobFailure):
 class DatasetInvalid(JobFailure):
     code, status = "dataset_invalid", 422
     title = "The dataset does not have the form that datasets need"
-    docs = "The arrays of a file of your own have another type, shape or range than asked for."
-    default_remedy = "Write the file again as the detail says."
+    docs = "Arrays or images of your own have another type, size, range or place than asked for."
+    default_remedy = "Write the file again, or change the folder, as the detail says."
 
 
 class DatasetUnknown(JobFailure):
     code, status = "dataset_unknown", 422
     title = "There is no dataset of that name"
     docs = "GET /v1/datasets lists the names."
-    default_remedy = "Name one of those, or npz:NAME for a file of your own."
+    default_remedy = "Name one of those, or npz:NAME or folder:NAME for images of your own."
 
 
 class ClassTooSmall(JobFailure):

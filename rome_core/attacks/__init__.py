@@ -5,7 +5,7 @@ methods of `gradient.Differentiable`, as `rome_core.passes` gives it, attacks us
 autograd. `attack` runs any of them by its settings.
 """
 
-from rome_core.attacks.domain import Adapted, adapt
+from rome_core.attacks.domain import Adapted, adapt, check_domain
 from rome_core.attacks.goal import Goal
 from rome_core.attacks.oracle import Oracle
 from rome_core.attacks.outcome import Attacked
@@ -21,6 +21,7 @@ __all__ = [
     "Goal",
     "Oracle",
     "adapt",
+    "check_domain",
     "perturb",
     "targets",
 ]

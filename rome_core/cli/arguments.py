@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rome_core.recipes.datasets import DATASETS, OWN_FORMS
+
 DATA_ROOT = "ROME_DATA_ROOT"
 
 
@@ -24,10 +26,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _distill(commands.add_parser("distill", help="make a synthetic set"))
+    _estimate(commands.add_parser("estimate", help="say what a distillation would cost"))
+    _experts(commands.add_parser("experts", help="train the networks that some methods need"))
     _evaluate(commands.add_parser("evaluate", help="train students on a set and attack them"))
-    fetch = commands.add_parser("fetch", help="download CIFAR-10 or CIFAR-100")
-    fetch.add_argument("dataset", choices=["cifar10", "cifar100"])
+    fetch = commands.add_parser("fetch", help="download a dataset, and pack TinyImageNet")
+    fetch.add_argument("dataset", choices=[n for n, facts in DATASETS.items() if facts.train_files])
     _data_root(fetch)
+    methods = commands.add_parser("methods", help="list the methods")
+    methods.add_argument("--json", action="store_true", help="one JSON line on stdout")
     presets = commands.add_parser("presets", help="list the presets")
     presets.add_argument("--json", action="store_true", help="one JSON line on stdout")
     _transfer(commands.add_parser("transfer", help="attack models with each other's images"))
@@ -38,18 +44,48 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _distill(parser: argparse.ArgumentParser) -> None:
+def _estimate(parser: argparse.ArgumentParser) -> None:
+    _what(parser)
+    _data_root(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON line on stdout")
+
+
+def _what(parser: argparse.ArgumentParser) -> None:
+    """What is to be distilled."""
     parser.add_argument("--preset", help="a name from `presets`; flags beside it override it")
-    parser.add_argument("--method", help="rome or random")
-    parser.add_argument("--dataset", help="digits, cifar10, cifar100 or npz:NAME")
+    parser.add_argument("--method", help="such as rome, dm or mtt; `methods` lists them")
+    parser.add_argument("--dataset", help=", ".join((*DATASETS, *OWN_FORMS)))
     parser.add_argument("--ipc", type=int, help="images per class")
     _set(parser, "a hyperparameter of the method, such as iterations=500")
+
+
+def _distill(parser: argparse.ArgumentParser) -> None:
+    _what(parser)
     parser.add_argument(
         "--out",
         type=Path,
         required=True,
         help="the .pt to write; .safetensors, .png, .card.md and .provenance.json go beside it",
     )
+    parser.add_argument(
+        "--experts",
+        type=Path,
+        help="trained networks for methods that need some (default: they are trained first)",
+    )
+    _cache(parser)
+    _run(parser)
+
+
+def _experts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", required=True, help=", ".join((*DATASETS, *OWN_FORMS)))
+    _set(parser, "how they are trained, such as count=10, epochs=20 or adversarial.steps=7")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="the .safetensors to write; .provenance.json goes beside it",
+    )
+    _cache(parser)
     _run(parser)
 
 
@@ -101,7 +137,7 @@ def _transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", help="of the checkpoints (default: read off their weights)")
     parser.add_argument("--protocol", help="rome-2025, pixel (default) or quick")
     _attacks(parser)
-    parser.add_argument("--cache", type=Path, help="folder in which crafted images are kept")
+    _cache(parser)
     parser.add_argument("--out", type=Path, help="the .json to write, its companions beside it")
     _run(parser)
 
@@ -155,6 +191,14 @@ def _run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--json", action="store_true", help="one JSON line on stdout")
+
+
+def _cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        help="folder that keeps what other runs need again: experts, whitenings, crafted images",
+    )
 
 
 def _data_root(parser: argparse.ArgumentParser) -> None:

@@ -23,9 +23,12 @@ from rome_core.cli.comparison import compare_files
 from rome_core.cli.summary import (
     comparison,
     distilled,
+    estimated,
     evaluated,
+    methods_table,
     presets_table,
     protocols_table,
+    trained,
     transferred,
 )
 from rome_core.cli.terminal import Terminal
@@ -34,24 +37,63 @@ from rome_core.files import write_json
 from rome_core.provenance import file_digest
 from rome_core.recipes import canonical, catalogue, is_exact, spec_hash
 from rome_core.runner import Context, Outcome, run
+from rome_core.runner.estimate import estimate as estimated_of
 
 
 def distill(arguments: argparse.Namespace) -> None:
     """Distil and put the set and its companions at --out."""
-    given = {name: _as_exact(f"hyperparameters.{name}", v) for name, v in arguments.settings}
-    body: dict[str, Any] = {"kind": "distill", "hyperparameters": given}
-    for name in ("preset", "method", "dataset", "ipc", "seed"):
-        if getattr(arguments, name) is not None:
-            body[name] = getattr(arguments, name)
-    spec, outcome = _run(arguments, body, {})
+    body = _asked(arguments)
+    if arguments.seed is not None:
+        body["seed"] = arguments.seed
+    inputs: dict[str, Path] = {}
+    if arguments.experts is not None:
+        body["experts"] = _given(arguments.experts, "--experts", inputs)
+    spec, outcome = _run(arguments, body, inputs, cache=arguments.cache)
     names = {
         "synthetic.pt": arguments.out,
         "synthetic.safetensors": arguments.out.with_suffix(".safetensors"),
         "preview.png": arguments.out.with_suffix(".png"),
         "card.md": arguments.out.with_suffix(".card.md"),
         "provenance.json": arguments.out.with_suffix(".provenance.json"),
+        "synthetic-last.pt": arguments.out.with_suffix(".last.pt"),
+        "experts.safetensors": arguments.out.with_suffix(".experts.safetensors"),
     }
     _deliver(arguments, spec, outcome, names, distilled)
+
+
+def experts(arguments: argparse.Namespace) -> None:
+    """Train networks and put their file at --out."""
+    body: dict[str, Any] = {"kind": "experts", "dataset": arguments.dataset}
+    if arguments.seed is not None:
+        body["seed"] = arguments.seed
+    for field, value in arguments.settings:
+        _put(body, field, _as_exact(field, value))
+    spec, outcome = _run(arguments, body, {}, cache=arguments.cache)
+    names = {
+        "experts.safetensors": arguments.out,
+        "provenance.json": arguments.out.with_suffix(".provenance.json"),
+    }
+    _deliver(arguments, spec, outcome, names, trained)
+
+
+def estimate(arguments: argparse.Namespace) -> None:
+    """Say what a distillation would cost."""
+    spec = canonical(_asked(arguments), seed=0)
+    told = estimated_of(spec, arguments.data_root).as_dict()
+    if arguments.json:
+        print(json.dumps({"method": spec["method"], "dataset": spec["dataset"], **told}))
+    else:
+        print(estimated(spec, told))
+
+
+def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The body of `kind: distill` that the flags describe, without its seed."""
+    given = {name: _as_exact(f"hyperparameters.{name}", v) for name, v in arguments.settings}
+    body: dict[str, Any] = {"kind": "distill", "hyperparameters": given}
+    for name in ("preset", "method", "dataset", "ipc"):
+        if getattr(arguments, name) is not None:
+            body[name] = getattr(arguments, name)
+    return body
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -176,6 +218,15 @@ def fetch(arguments: argparse.Namespace) -> None:
     print(f"{arguments.dataset} is in {folder}")
 
 
+def methods(arguments: argparse.Namespace) -> None:
+    """List the methods."""
+    entries = catalogue.methods()
+    if arguments.json:
+        print(json.dumps([entry.as_dict() for entry in entries], ensure_ascii=False))
+    else:
+        print(methods_table(entries))
+
+
 def presets(arguments: argparse.Namespace) -> None:
     """List the presets."""
     entries = catalogue.presets()
@@ -187,11 +238,14 @@ def presets(arguments: argparse.Namespace) -> None:
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
     "distill": distill,
+    "experts": experts,
+    "estimate": estimate,
     "evaluate": evaluate,
     "transfer": transfer,
     "compare": compare,
     "protocols": protocols,
     "fetch": fetch,
+    "methods": methods,
     "presets": presets,
 }
 
@@ -250,7 +304,7 @@ def _remembered(workdir: Path, body: dict[str, Any]) -> dict[str, Any]:
     try:
         earlier = json.loads((workdir / "spec.json").read_text())
         seed = int(earlier["seed"])
-        unfinished = any((workdir / "checkpoints").glob("step-*.json"))
+        unfinished = any((workdir / "checkpoints").rglob("step-*.json"))
     except (OSError, ValueError, KeyError, TypeError):
         return canonical(body, seed=secrets.randbits(31))
     spec = canonical(body, seed=seed)
@@ -281,7 +335,7 @@ def _deliver(
         told = {
             "spec": dict(spec),
             "spec_hash": spec_hash(spec),
-            "outputs": {name: str(path) for name, path in names.items()},
+            "outputs": {output.name: str(names[output.name]) for output in outcome.outputs},
             "metrics": dict(outcome.metrics),
         }
         print(json.dumps(told, ensure_ascii=False))

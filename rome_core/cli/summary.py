@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rome_core.recipes.method import MethodRecipe
 from rome_core.recipes.presets import Preset
 from rome_core.recipes.protocols import Protocol
 from rome_core.runner import Outcome
@@ -19,11 +20,53 @@ Row = tuple[str, str, str]  # name, number, remark
 def distilled(spec: Mapping[str, Any], outcome: Outcome, out: Path) -> str:
     """Two lines: what there is, and what to do next."""
     count = outcome.metrics["images"]
+    each = f"{spec['ipc']} per class" if spec["ipc"] else "all"
     return (
-        f"{out}: {count} images, {spec['ipc']} per class of {spec['dataset']}, by "
+        f"{out}: {count} images, {each} of {spec['dataset']}, by "
         f"{spec['method']}, seed {spec['seed']}\n"
         f"Evaluate it: python -m rome_core evaluate --set-file {out} --out "
         f"{out.with_suffix('.evaluation.json')}"
+    )
+
+
+def estimated(spec: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+    """What a run takes, a line a part; passes in forward passes of one image."""
+    passes, forward = told["passes"], told["forward_operations"]
+
+    def line(name: str, count: float) -> str:
+        return f"  {name:<13}{_short(count):>8} passes  {_short(count * forward):>8} operations"
+
+    lines = [
+        f"{spec['method']} on {spec['dataset']}, {spec['ipc'] or 'all'} images per class, "
+        f"{told['network']}: a forward pass of one image is {_short(forward)} operations",
+        line("preparation", passes["preparation"]),
+        f"{line('distillation', passes['distillation'])}  in {told['iterations']:,} iterations",
+        line("selection", passes["selection"]),
+        line("together", passes["total"]),
+        f"  memory of the run about {_short(told['peak_bytes'])}B, of the set's file "
+        f"{_short(told['artifact_bytes'])}B. Estimates, within a factor of two or so.",
+    ]
+    return "\n".join(lines)
+
+
+def _short(number: float) -> str:
+    """Three digits and a unit of thousands: 1.23 G."""
+    units = iter(("", "k", "M", "G", "T", "P", "E"))
+    unit = next(units)
+    while abs(number) >= 999.5:
+        number, unit = number / 1000, next(units)
+    return f"{number:.3g} {unit}".strip()
+
+
+def trained(spec: Mapping[str, Any], outcome: Outcome, out: Path) -> str:
+    """Two lines: what there is, and what to do with it."""
+    accuracy = outcome.metrics["test_accuracy"]
+    spread = f" ± {100 * accuracy['std']:.2f}" if accuracy["std"] is not None else ""
+    return (
+        f"{out}: {spec['count']} of {spec['network']}, {spec['epochs']} epochs on "
+        f"{spec['dataset']}, seed {spec['seed']}, test accuracy {100 * accuracy['mean']:.2f}"
+        f"{spread} %\n"
+        f"Give it to a method that needs some: python -m rome_core distill --experts {out} ..."
     )
 
 
@@ -33,6 +76,8 @@ def evaluated(report: Mapping[str, Any], outcome: Outcome, out: Path | None) -> 
     names = [subject["name"] for subject in report["subjects"]]
     students = report["set"] is not None
     models = None if students or len(names) == 1 else names
+    if report["set"]:
+        blocks.append(_learned(report))
     for protocol in report["protocols"]:
         lines = [_heading(protocol, report["dataset"], len(names), students)]
         rows: list[Row] = []
@@ -57,7 +102,7 @@ def evaluated(report: Mapping[str, Any], outcome: Outcome, out: Path | None) -> 
             lines.append(f"    {finding['severity']}: {finding['title']} [{finding['code']}]")
             lines.append(f"      {finding['remedy']}")
         blocks.append("\n".join(lines))
-    if len(blocks) > 1:
+    if len(report["protocols"]) > 1:
         blocks.append("Numbers of different protocols must not be compared.")
     if out is not None:
         blocks.append(f"The report is {out}, the table of images and figures lie beside it.")
@@ -135,6 +180,16 @@ def protocols_table(protocols: Sequence[Protocol]) -> str:
     return "\n".join(lines)
 
 
+def _learned(report: Mapping[str, Any]) -> str:
+    """How students were made of the set, where the set may decide it."""
+    told = report["set"]
+    space = {"normalised": "normalised", "zca": "ZCA-whitened"}[report["subjects"][0]["space"]]
+    return (
+        f"Students started from a learning rate of {told['learning_rate']:g} and learned "
+        f"{told['labels']} labels of {told['training_images']:,} {space} images."
+    )
+
+
 def _heading(protocol: Mapping[str, Any], dataset: str, subjects: int, students: bool) -> str:
     changed = ", changed: " + ", ".join(protocol["overridden"]) if protocol["overridden"] else ""
     many = f", {'mean of' if students else 'each of'} {subjects}" if subjects > 1 else ""
@@ -181,6 +236,15 @@ def _hit(share: float) -> str:
 def _share(value: float, interval: tuple[float, float]) -> str:
     low, high = interval
     return f"{100 * value:6.2f}  [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def methods_table(entries: Sequence[MethodRecipe]) -> str:
+    """A line a method: its name, its title and how many presets it has."""
+    width = max(len(entry.name) for entry in entries)
+    return "\n".join(
+        f"{entry.name:<{width}}  {entry.title}, {len(entry.presets)} presets. {entry.summary}"
+        for entry in entries
+    )
 
 
 def presets_table(presets: Sequence[Preset]) -> str:

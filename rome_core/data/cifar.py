@@ -4,7 +4,6 @@ Owns reading them without trusting them: a file must have its published MD5, and
 admits nothing but the stand-ins below, so that no class or function of any library can be called.
 """
 
-import hashlib
 import io
 import pickle
 from dataclasses import dataclass
@@ -13,58 +12,29 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from rome_core.data.dataset import Dataset, pixels
-from rome_core.errors import CoreError
+from rome_core.data.dataset import Dataset
+from rome_core.data.original import Labelled, as_published, content, damaged, present
 from rome_core.recipes.datasets import DatasetFacts, File
 
 
 def read_cifar(facts: DatasetFacts, root: Path) -> Dataset:
     """Read the batches that `facts` lists. Raises CoreError dataset_missing or dataset_damaged."""
-    missing = [
-        file.path
-        for file in facts.train_files + facts.test_files
-        if not (root / file.path).is_file()
-    ]
-    if missing:
-        raise CoreError(
-            "dataset_missing",
-            f"{facts.title} is not under the data root: {', '.join(missing)} not found in "
-            f"{root.absolute()}.",
-            facts.obtain,
-            "dataset",
-        )
+    files = present(facts, root)
+    batches = len(facts.train_files)
     digests: dict[str, str] = {}
-    train_images, train_labels = _read(facts, facts.train_files, root, digests)
-    test_images, test_labels = _read(facts, facts.test_files, root, digests)
-    return Dataset(
-        name=facts.name,
-        train_images=pixels(train_images),
-        train_labels=torch.from_numpy(train_labels),
-        test_images=pixels(test_images),
-        test_labels=torch.from_numpy(test_labels),
-        mean=torch.tensor(facts.mean, dtype=torch.float64),
-        std=torch.tensor(facts.std, dtype=torch.float64),
-        classes=facts.classes,
-        class_names=facts.class_names,
-        digests=digests,
-        split=facts.split,
-    )
+    train = _read(facts, files[:batches], root, digests)
+    test = _read(facts, files[batches:], root, digests)
+    return as_published(facts, train, test, digests)
 
 
-def _read(
-    facts: DatasetFacts, files: tuple[File, ...], root: Path, digests: dict[str, str]
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def _read(facts: DatasetFacts, files: list[File], root: Path, digests: dict[str, str]) -> Labelled:
     """Read some batches: (n, c, h, w) images and (n,) labels."""
     images, labels = [], []
     for file in files:
-        content = (root / file.path).read_bytes()
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() != file.md5:
-            raise _damaged(facts, root / file.path, f"its MD5 is not the published {file.md5}")
-        digests[file.path] = hashlib.sha256(content).hexdigest()
+        read = content(facts, file, root, digests)
         try:
-            batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+            batch = _Unpickler(io.BytesIO(read), encoding="bytes").load()
             key = b"labels" if b"labels" in batch else b"fine_labels"
             images.append(batch[b"data"].bytes().reshape(-1, *facts.shape))
             labels.append(np.asarray(batch[key], dtype=np.int64))
@@ -76,19 +46,8 @@ def _read(
             EOFError,
             AttributeError,
         ) as error:
-            raise _damaged(
-                facts, root / file.path, f"it is no batch of images ({error})"
-            ) from error
+            raise damaged(facts, root / file.path, f"it is no batch of images ({error})") from error
     return np.concatenate(images), np.concatenate(labels)
-
-
-def _damaged(facts: DatasetFacts, path: Path, why: str) -> CoreError:
-    return CoreError(
-        "dataset_damaged",
-        f"{path.absolute()} is damaged: {why}.",
-        f"Delete it and get it again. {facts.obtain}",
-        "dataset",
-    )
 
 
 @dataclass

@@ -4,9 +4,9 @@ import hashlib
 from importlib import resources
 
 import numpy as np
-import torch
 
-from rome_core.data.dataset import Dataset, is_test, pixels
+from rome_core.data.dataset import Dataset, is_test
+from rome_core.data.original import as_published
 from rome_core.errors import CoreError
 from rome_core.recipes.datasets import DIGITS
 
@@ -28,18 +28,12 @@ def read_digits() -> Dataset:
     images = bunch.images.astype(np.uint8)[:, None]  # (n, 1, 8, 8)
     labels = bunch.target.astype(np.int64)
     test = is_test(labels)
-    return Dataset(
-        name="digits",
-        train_images=pixels(images[~test], 16),
-        train_labels=torch.from_numpy(labels[~test]),
-        test_images=pixels(images[test], 16),
-        test_labels=torch.from_numpy(labels[test]),
-        mean=torch.tensor(DIGITS.mean, dtype=torch.float64),
-        std=torch.tensor(DIGITS.std, dtype=torch.float64),
-        classes=DIGITS.classes,
-        class_names=DIGITS.class_names,
-        digests={f"sklearn/{_FILE}": _digest()},
-        split=DIGITS.split,
+    return as_published(
+        DIGITS,
+        (images[~test], labels[~test]),
+        (images[test], labels[test]),
+        {f"sklearn/{_FILE}": _digest()},
+        whole=16,
     )
 
 

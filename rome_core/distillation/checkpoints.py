@@ -8,6 +8,9 @@ A checkpoint is a manifest naming chunks by SHA-256. A chunk already on disk is 
 so a pool of a hundred networks costs only those that changed. The manifest appears by an atomic
 rename after every chunk is on disk, so a crash at any instant leaves the checkpoint before it.
 
+What is never changed once made, such as a trained network, can be stored at once and by itself: the
+state then holds where it lies, and no checkpoint after it has to hold, hash or write it again.
+
 It also bears the identity of its run, such as the digests of spec and data: a checkpoint of another
 identity is passed over, because going on from it would mix two runs into a result that is neither.
 """
@@ -25,12 +28,28 @@ from typing import Any
 
 import torch
 
-from rome_core.files import write_atomically
+from rome_core.files import link, write_atomically
 
 FORMAT = 1
 KEPT = 2  # a damaged newest checkpoint must have one before it to fall back to
 
 State = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A value on disk in the place of the value itself, as part of a state."""
+
+    path: Path
+    digest: str
+    size: int
+
+    def read(self) -> Any:
+        """The value. Raises OSError where it cannot be read, ValueError where it was damaged."""
+        content = self.path.read_bytes()
+        if _digest(content) != self.digest:
+            raise ValueError(f"{self.path} does not match its digest")
+        return _value(content)
 
 
 @dataclass(frozen=True)
@@ -65,13 +84,23 @@ class Checkpoints:
         self.passed_over: list[str] = []  # what newest() could not use, and why
         self._proven: set[str] = set()  # digests this object wrote or read back whole
 
+    def store(self, value: object) -> Stored:
+        """Write a value now. The next state saved must hold what this returns, or it is dropped."""
+        chunk = self._write_chunk(self.folder / "chunks", value)
+        return Stored(self.folder / "chunks" / chunk["digest"], chunk["digest"], chunk["size"])
+
     def save(self, step: int, state: State, circumstances: Mapping[str, Any] | None = None) -> None:
         """Write the state of `step` so that it is either wholly there or not at all.
 
         Raises OSError (a full disk, for one) with every earlier checkpoint still intact.
         """
         chunks = self.folder / "chunks"
-        listing = {name: self._write_chunk(chunks, value) for name, value in state.items()}
+        listing = {
+            name: {"digest": value.digest, "size": value.size, "stored": True}
+            if isinstance(value, Stored)
+            else self._write_chunk(chunks, value)
+            for name, value in state.items()
+        }
         body = {
             "format": FORMAT,
             "step": step,
@@ -134,9 +163,15 @@ class Checkpoints:
             raise _Unusable(f"chunk {name} cannot be read ({error})") from error
         if _digest(content) != chunk["digest"]:
             raise _Unusable(f"chunk {name} does not match its digest")
+        if chunk.get("stored"):
+            own = self.folder / "chunks" / chunk["digest"]
+            if folder != self.folder:
+                link(folder / "chunks" / chunk["digest"], own)  # it outlives the earlier attempt
+            self._proven.add(chunk["digest"])
+            return Stored(own, chunk["digest"], len(content))
         if folder == self.folder:
             self._proven.add(chunk["digest"])
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return _value(content)
 
     def _prune(self, step: int) -> None:
         """Drop all but the newest manifests, then the chunks and leftovers nothing names.
@@ -208,6 +243,10 @@ def _manifest(step: int) -> str:
 
 def _compact(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _value(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _digest(content: bytes) -> str:

@@ -62,6 +62,40 @@ class Draws:
         """The random start of the attack on that batch."""
         return generator(self.seed, "pool", "noise", iteration, slot, step)
 
+    def epoch(self, iteration: int, turn: int, epoch: int) -> torch.Generator:
+        """The order of the synthetic images in one epoch of training a network on them, and how
+        its batches are augmented.
+        """
+        return generator(self.seed, "network", "epoch", iteration, turn, epoch)
+
+    def expert(self, iteration: int, count: int) -> int:
+        """The iteration's expert of `count`: each in turn in a random order, then in another."""
+        turn, place = divmod(iteration, count)
+        made = generator(self.seed, "trajectory", "experts", turn)
+        return int(torch.randperm(count, generator=made)[place])
+
+    def start_epoch(self, iteration: int, low: int, high: int) -> int:
+        """The epoch to start from, in low .. high - 1."""
+        made = generator(self.seed, "trajectory", "epoch", iteration)
+        return int(torch.randint(low, high, (1,), generator=made))
+
+    def student_order(self, iteration: int, step: int, count: int) -> Tensor:
+        """The order of the `count` synthetic images that a student sees from its `step` on."""
+        made = generator(self.seed, "trajectory", "order", iteration, step)
+        return torch.randperm(count, generator=made)
+
+    def student_augmentation(self, iteration: int, step: int) -> torch.Generator:
+        """The augmentation of each image of a student's step."""
+        return generator(self.seed, "trajectory", "augmentation", iteration, step)
+
+    def subset(self, label: int) -> torch.Generator:
+        """Which real images a random subset has of a class."""
+        return generator(self.seed, "random", label)
+
+    def coreset(self, label: int, restart: int = 0) -> torch.Generator:
+        """What a choice of a class's images leaves to chance: its start, or the order of ties."""
+        return generator(self.seed, "coreset", label, restart)
+
 
 def _distinct(made: torch.Generator, population: int, count: int) -> list[int]:
     chosen: list[int] = torch.randperm(population, generator=made)[:count].tolist()

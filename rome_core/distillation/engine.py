@@ -1,6 +1,6 @@
-"""The loop every distillation method runs in.
+"""The loop every distillation method runs in, and the training of experts before it.
 
-Owns when to step, evaluate, checkpoint, report and stop. Must not know what a method computes.
+Owns when to step, evaluate, checkpoint, report and stop. Must not know what a task computes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from rome_core.synthetic import SyntheticSet
 PHASE = "distilling"
 
 
-class Method(Protocol):
-    """A distillation method: the engine calls `step` exactly `iterations` times."""
+class Task(Protocol):
+    """Long work in steps: the engine calls `step` exactly `iterations` times."""
 
     @property
     def iterations(self) -> int: ...
@@ -34,12 +34,16 @@ class Method(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
+
+class Method(Task, Protocol):
+    """A distillation method: a task with a synthetic set to show at any time."""
+
     def synthetic_set(self) -> SyntheticSet: ...
 
 
 @runtime_checkable
 class Circumstanced(Protocol):
-    """A method whose exact numbers depend on more than its state, such as a compiled kernel."""
+    """A task whose exact numbers depend on more than its state, such as a compiled kernel."""
 
     @property
     def circumstances(self) -> Mapping[str, Any]: ...
@@ -72,6 +76,25 @@ class Distilled:
     last: SyntheticSet | None = None  # the last iterate, where another one was chosen
 
 
+def carry_out(
+    task: Task,
+    *,
+    phase: str,
+    checkpoints: Checkpoints,
+    report: Report,
+    should_stop: Callable[[], bool],
+    cadence: Cadence | None = None,
+) -> tuple[str, ...]:
+    """Run `task` to its end, from the newest checkpoint if there is one.
+
+    Returns what a reader of the provenance should know about resuming. Raises Stopped, after
+    writing a checkpoint, once `should_stop()` says so.
+    """
+    run = _Run(task, phase, checkpoints, report, cadence or Cadence())
+    run.to_the_end(should_stop)
+    return run.notes
+
+
 def distil(
     method: Method,
     *,
@@ -81,45 +104,45 @@ def distil(
     evaluation: Evaluation | None = None,
     cadence: Cadence | None = None,
 ) -> Distilled:
-    """Run `method` to its end, from the newest checkpoint if there is one.
-
-    Raises Stopped, after writing a checkpoint, once `should_stop()` says so.
-    """
-    run = _Run(method, checkpoints, report, evaluation, cadence or Cadence())
-    run.resume()
-    while run.step < method.iterations:
-        if should_stop():
-            run.checkpoint()
-            raise Stopped(f"stopped after {run.step} of {method.iterations} iterations")
-        run.advance()
-    return run.finish()
+    """As `carry_out`, with iterates judged where there is an evaluation."""
+    run = _Distillation(method, checkpoints, report, evaluation, cadence or Cadence())
+    run.to_the_end(should_stop)
+    return run.distilled()
 
 
 class _Run:
-    """One run of the loop: the counters beside the method's own state."""
+    """One run of the loop: the counters beside the task's own state."""
 
     def __init__(
         self,
-        method: Method,
+        task: Task,
+        phase: str,
         checkpoints: Checkpoints,
         report: Report,
-        evaluation: Evaluation | None,
         cadence: Cadence,
     ) -> None:
-        self.method = method
         self.step = 0  # updates made
+        self.notes: tuple[str, ...] = ()
+        self._task, self._phase = task, phase
         self._checkpoints = checkpoints
         self._report = report
-        self._evaluation = evaluation
         self._cadence = cadence
         self._checkpoint_step: int | None = None
-        self._scores: dict[int, float] = {}
-        self._best: torch.Tensor | None = None  # (n, c, h, w), the images with the best score
-        self._best_step = 0
-        self._notes: tuple[str, ...] = ()
         self._pace = _Pace()
 
-    def resume(self) -> None:
+    def to_the_end(self, should_stop: Callable[[], bool]) -> None:
+        self._resume()
+        while self.step < self._task.iterations:
+            if should_stop():
+                self.checkpoint()
+                raise Stopped(f"stopped after {self.step} of {self._task.iterations} iterations")
+            self._before_step()
+            self._advance()
+        self._before_step()
+        if self._checkpoint_step != self.step:
+            self.checkpoint()
+
+    def _resume(self) -> None:
         found = self._checkpoints.newest()
         notes = [f"passed over a checkpoint: {what}" for what in self._checkpoints.passed_over]
         scalars = {}
@@ -130,25 +153,30 @@ class _Run:
             scalars["resumed_at"] = float(self.step)
             if changed:
                 scalars["circumstances_changed"] = float(len(changed))
-        self._notes = tuple(notes)
+        self.notes = tuple(notes)
         self._tell(scalars)
         self._pace.pause()
 
     def _take_over(self, found: Checkpoint) -> None:
         state = dict(found.state)
-        own = state.pop("engine")
-        self._best, self._best_step = state.pop("engine/best", None), own["best_step"]
-        self._scores = own["scores"]
-        if self._evaluation is not None:
-            self._evaluation.finished.update(own["finished"])
+        self._load_own(state)
         self.step = found.step
-        self.method.load_state_dict(state)
+        self._task.load_state_dict(state)
         if found.folder == self._checkpoints.folder:
             self._checkpoint_step = self.step
 
-    def advance(self) -> None:
-        self._judge()
-        scalars = self.method.step()
+    def _load_own(self, state: dict[str, Any]) -> None:
+        """Take the loop's own chunks out of a state."""
+
+    def _own(self) -> dict[str, Any]:
+        """The loop's own chunks."""
+        return {}
+
+    def _before_step(self) -> None:
+        """Called before every step and after the last."""
+
+    def _advance(self) -> None:
+        scalars = self._task.step()
         self.step += 1
         if self._cadence.due():
             self.checkpoint()
@@ -158,36 +186,74 @@ class _Run:
             scalars["images_per_second"] = self._pace.images_per_second
         self._tell(scalars)
 
-    def finish(self) -> Distilled:
-        self._judge()
-        if self._checkpoint_step != self.step:
-            self.checkpoint()
-        last = self.method.synthetic_set()
-        if self._best is None:
-            return Distilled(last, self.step, self._scores, self._notes)
-        best = replace(last, images=self._best.to(last.images))
-        beside = None if self._best_step == self.step else last
-        return Distilled(best, self._best_step, self._scores, self._notes, beside)
-
     def checkpoint(self) -> None:
         """Write the state of this instant, whatever the cadence says."""
 
         def write() -> None:
-            state = self.method.state_dict()
-            own: dict[str, Any] = {
-                "scores": self._scores,
-                "best_step": self._best_step,
-                "finished": dict(self._evaluation.finished) if self._evaluation else {},
-            }
-            state["engine"] = own
-            if self._best is not None:
-                state["engine/best"] = self._best
+            state = self._task.state_dict() | self._own()
             self._checkpoints.save(self.step, state, self._circumstances())
 
         self._cadence.record(write)
         self._checkpoint_step = self.step
 
-    def _judge(self) -> None:
+    def _circumstances(self) -> dict[str, Any]:
+        own = self._task.circumstances if isinstance(self._task, Circumstanced) else {}
+        return circumstances(**own)
+
+    def _tell(self, scalars: Mapping[str, float]) -> None:
+        total = self._task.iterations
+        eta = self._pace.seconds_for(total - self.step)
+        self._report(Progress(self._phase, self.step, total, scalars, eta, self._checkpoint_step))
+
+
+class _Distillation(_Run):
+    """A run whose iterates may be judged."""
+
+    def __init__(
+        self,
+        method: Method,
+        checkpoints: Checkpoints,
+        report: Report,
+        evaluation: Evaluation | None,
+        cadence: Cadence,
+    ) -> None:
+        super().__init__(method, PHASE, checkpoints, report, cadence)
+        self._method = method
+        self._evaluation = evaluation
+        self._scores: dict[int, float] = {}
+        self._best: dict[str, Any] | None = None  # what the iterate with the best score learned
+        self._best_step = 0
+
+    def distilled(self) -> Distilled:
+        last = self._method.synthetic_set()
+        if self._best is None:
+            return Distilled(last, self.step, self._scores, self.notes)
+        best = replace(last, **self._best)
+        beside = None if self._best_step == self.step else last
+        return Distilled(best, self._best_step, self._scores, self.notes, beside)
+
+    def _load_own(self, state: dict[str, Any]) -> None:
+        own = state.pop("engine")
+        best, self._best_step = state.pop("engine/best", None), own["best_step"]
+        # Checkpoints of before methods learned anything else hold the images alone.
+        self._best = {"images": best} if isinstance(best, torch.Tensor) else best
+        self._scores = own["scores"]
+        if self._evaluation is not None:
+            self._evaluation.finished.update(own["finished"])
+
+    def _own(self) -> dict[str, Any]:
+        own: dict[str, Any] = {
+            "engine": {
+                "scores": self._scores,
+                "best_step": self._best_step,
+                "finished": dict(self._evaluation.finished) if self._evaluation else {},
+            }
+        }
+        if self._best is not None:
+            own["engine/best"] = self._best
+        return own
+
+    def _before_step(self) -> None:
         judge = self._evaluation
         if (
             judge is None
@@ -196,27 +262,18 @@ class _Run:
             or self.step in self._scores
         ):
             return
-        candidate = self.method.synthetic_set()
+        candidate = self._method.synthetic_set()
         try:
             score = judge.score(candidate, self.step)
         except Stopped:
             self.checkpoint()  # not judged: a resumed run judges it first of all
             raise
         if self._best is None or score > max(self._scores.values()):
-            self._best, self._best_step = candidate.images.cpu().clone(), self.step
+            self._best, self._best_step = candidate.learned(), self.step
         self._scores[self.step] = score
         judge.finished.clear()
         self._pace.pause()
         self._tell({"score": score})
-
-    def _circumstances(self) -> dict[str, Any]:
-        own = self.method.circumstances if isinstance(self.method, Circumstanced) else {}
-        return circumstances(**own)
-
-    def _tell(self, scalars: Mapping[str, float]) -> None:
-        total = self.method.iterations
-        eta = self._pace.seconds_for(total - self.step)
-        self._report(Progress(PHASE, self.step, total, scalars, eta, self._checkpoint_step))
 
 
 class _Pace:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ from rome_core.randomness import generator
 from rome_core.recipes.attacks import Mode, parse_fraction
 from rome_core.recipes.evaluate import EvaluateSpec, chosen, resolved
 from rome_core.recipes.protocols import Entry, Protocol
+from rome_core.space import Space
 
 SAMPLES = 8
 """Adversarial images kept to be looked at."""
@@ -134,7 +136,7 @@ class Evaluation:
         dataset: Dataset,
         spec: EvaluateSpec,
         *,
-        statistics: tuple[tuple[float, ...], tuple[float, ...]],
+        space: Space,
         plan: Plan,
         device: str = "cpu",
     ) -> None:
@@ -144,9 +146,10 @@ class Evaluation:
         self._count = spec.students.count if self._training else len(self._models)
         self._test_images_of = len(dataset.test_images)
         self.parts = tuple(
-            _part(resolved(name, spec), dataset, spec, statistics, device)
-            for name in spec.protocols
+            _part(resolved(name, spec), dataset, spec, space, device) for name in spec.protocols
         )
+        for model, part in product(self._models, self.parts):
+            attacks.check_domain(part.protocol.domain, model.test(part.test).space, "protocols")
         self._per_student = spec.students.epochs + 1
 
     def run(
@@ -244,7 +247,7 @@ class Evaluation:
         key = f"{number}/{part.protocol.id}/{what.name}"
         held = state.measured.setdefault(key, {"parts": [], "images": 0, "seconds": 0.0})
         for rows in part.test.blocks(block_size(entry, self._device), held["images"]):
-            block = part.test.part(rows)
+            block = subject.test(part.test.part(rows))
             cascade = state.cascades.setdefault(key, {})
             done = face(
                 model,
@@ -272,19 +275,21 @@ class Evaluation:
             if number < len(seen):
                 continue
 
+            subject = subjects[number]
+
             def pulse(place: int = place) -> None:
                 work.pulse("probing", place, len(every))
 
             found = probe(
-                self._bound(subjects[number]),
-                part.test.part(slice(0, part.protocol.probe_images)),
+                self._bound(subject),
+                subject.test(part.test.part(slice(0, part.protocol.probe_images))),
                 part.protocol,
                 [part.protocol.entry(w.attack) for w in part.measures if w.mode == "untargeted"],
-                whole=part.test,
+                whole=subject.test(part.test),
                 seed=self._spec.seed,
                 poll=pulse,
             )
-            seen.append({"subject": subjects[number].name, **found})
+            seen.append({"subject": subject.name, **found})
             work.tick("probing", place + 1, len(every))
 
     def _bound(self, subject: Subject) -> Bound:
@@ -295,7 +300,7 @@ def test_set(
     dataset: Dataset,
     limit: int | None,
     seed: int,
-    statistics: tuple[tuple[float, ...], tuple[float, ...]],
+    space: Space,
     device: str,
 ) -> TestSet:
     """The test images, or `limit` of them drawn by the seed, in the order of the file."""
@@ -305,10 +310,7 @@ def test_set(
         order = torch.randperm(len(pixels), generator=generator(seed, "test images"))
         numbers = order[:limit].sort().values
         pixels, labels = pixels[numbers], labels[numbers]
-    mean, std = statistics
-    return TestSet(
-        pixels.to(device), labels.to(device), numbers.to(device), dataset.classes, mean, std
-    )
+    return TestSet(pixels.to(device), labels.to(device), numbers.to(device), dataset.classes, space)
 
 
 def work_of(spec: EvaluateSpec, subjects: int, classes: int, test_images: int) -> int:
@@ -327,12 +329,12 @@ def _part(
     protocol: Protocol,
     dataset: Dataset,
     spec: EvaluateSpec,
-    statistics: tuple[tuple[float, ...], tuple[float, ...]],
+    space: Space,
     device: str,
 ) -> Part:
     entries = chosen(protocol, spec)
     asked = measures(protocol, entries, spec.modes)
-    test = test_set(dataset, spec.limit or protocol.images, spec.seed, statistics, device)
+    test = test_set(dataset, spec.limit or protocol.images, spec.seed, space, device)
     check_suits(protocol, asked, test)
     return Part(protocol, tuple(entries), tuple(asked), test, tuple(spec.modes))
 
@@ -357,7 +359,7 @@ def _sampled(
     model: Bound, what: Measure, block: TestSet, protocol: Protocol, done: Block
 ) -> dict[str, Any]:
     """Some images of a block, broken ones first, as pixels whatever space they are attacked in."""
-    adapted = attacks.adapt(model, protocol.domain, block.mean, block.std)
+    adapted = attacks.adapt(model, protocol.domain, block.space)
     chosen = (
         (done.faced.clean_correct & ~done.faced.correct)
         .int()
@@ -365,12 +367,10 @@ def _sampled(
     )
     pixels, shown = block.pixels[chosen], done.images[chosen]
     seen = adapted.model(adapted.to_input(pixels)).argmax(dim=1)
-    if protocol.domain is attacks.Domain.REFERENCE:
-        shown = shown * adapted.std.to(shown) + adapted.mean.to(shown)
     return {
         "measure": [what.protocol, what.attack, what.mode],
         "clean": pixels.cpu(),
-        "adversarial": shown.clamp(0, 1).cpu(),
+        "adversarial": adapted.to_pixels(shown).clamp(0, 1).cpu(),
         "labels": block.labels[chosen].cpu(),
         "clean_prediction": seen.cpu(),
         "prediction": done.faced.prediction[chosen],

@@ -29,6 +29,7 @@ from rome_core.recipes.attacks import (
     parse_fraction,
 )
 from rome_core.recipes.protocols import Entry, Protocol
+from rome_core.space import Normalised
 
 CURVE = ("0", "1/510", "1/255", "2/255", "4/255", "8/255", "16/255", "32/255")
 """Linf radii of the curve, in the attack's space."""
@@ -65,7 +66,7 @@ def probe(
     runs untargeted: of those that do not choose their steps themselves, and stand alone in their
     ball, it is seen whether they had converged.
     """
-    adapted = attacks.adapt(model, protocol.domain, test.mean, test.std)
+    adapted = attacks.adapt(model, protocol.domain, test.space)
     x, labels = adapted.to_input(test.pixels), test.labels
     logits = adapted.model(x)
     again = adapted.model(x)
@@ -177,11 +178,16 @@ def _are_probabilities(logits: Tensor) -> bool:
 
 
 def _clamped(model: Model, test: TestSet) -> dict[str, float]:
-    """What the published protocol's clamp alone does to this model, over all images."""
-    published = attacks.adapt(model, Domain.REFERENCE, test.mean, test.std)
+    """What the published protocol's clamp alone does to this model, over all images.
+
+    Nothing where the protocol knows no such model, as of whitened images.
+    """
+    if not isinstance(test.space, Normalised):
+        return {}
+    published = attacks.adapt(model, Domain.REFERENCE, test.space)
     right = {"clean_all": 0, "clamped_all": 0}
     for rows in test.blocks(CLAMP_CHUNK):
-        x = attacks.adapt(model, Domain.PIXEL, test.mean, test.std).to_normalised(test.pixels[rows])
+        x = test.space.from_pixels(test.pixels[rows])
         for name, images in (("clean_all", x), ("clamped_all", x.clamp(0, 1))):
             guesses = published.model(images).argmax(dim=1)
             right[name] += int((guesses == test.labels[rows]).sum())

@@ -25,6 +25,7 @@ from rome_core.errors import CoreError
 from rome_core.randomness import ImageDraws
 from rome_core.recipes.attacks import ApgdSettings, AutoAttackSettings, Mode
 from rome_core.recipes.protocols import Entry, Protocol
+from rome_core.space import Space
 
 PUBLISHED_BATCH = 256
 """Images of a batch in the published code, where some attacks look at their batch."""
@@ -46,7 +47,7 @@ class Measure:
 
 @dataclass(frozen=True, eq=False)
 class TestSet:
-    """Test images as pixels in [0,1] (n, c, h, w), labels (n,), and what normalises them.
+    """Test images as pixels in [0,1] (n, c, h, w), labels (n,), and the space of networks.
 
     `numbers` (n,) are the images' places in the dataset's test file: their draws belong to them.
     """
@@ -57,8 +58,7 @@ class TestSet:
     labels: Tensor
     numbers: Tensor
     classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    space: Space
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -66,12 +66,7 @@ class TestSet:
     def part(self, rows: slice) -> TestSet:
         """Some of the images."""
         return TestSet(
-            self.pixels[rows],
-            self.labels[rows],
-            self.numbers[rows],
-            self.classes,
-            self.mean,
-            self.std,
+            self.pixels[rows], self.labels[rows], self.numbers[rows], self.classes, self.space
         )
 
     def blocks(self, size: int, first: int = 0) -> Iterable[slice]:
@@ -146,11 +141,15 @@ def measures(protocol: Protocol, entries: Iterable[Entry], modes: Iterable[Mode]
     ]
 
 
-def check_suits(protocol: Protocol, asked: Iterable[Measure], test: TestSet) -> None:
-    """Raises CoreError where an attack or its targets mean nothing with so few classes.
+def check_suits(
+    protocol: Protocol, asked: Iterable[Measure], test: TestSet, field: str = "protocols"
+) -> None:
+    """Raises CoreError where an attack or its targets mean nothing here.
 
-    Called before any work: hours of training must not end in a bad target rule.
+    So it is with too few classes, or in a space that the protocol does not know; the protocol was
+    chosen in `field`. Called before any work: hours of training must not end in a bad target rule.
     """
+    attacks.check_domain(protocol.domain, test.space, field)
     for what in asked:
         settings = protocol.entry(what.attack).settings
         if isinstance(settings, ApgdSettings) and test.classes < settings.classes_needed():
@@ -198,7 +197,7 @@ def face(
     """
     cascade = {} if cascade is None else cascade
     started = time.perf_counter()
-    adapted = attacks.adapt(model, protocol.domain, test.mean, test.std)
+    adapted = attacks.adapt(model, protocol.domain, test.space)
     x, labels = adapted.to_input(test.pixels), test.labels
     rule = protocol.target_rule if mode == "targeted" else "untargeted"
     goal = Goal(labels, attacks.targets(rule, labels, test.classes))

@@ -3,6 +3,7 @@
 Owns the recipe (Zhao et al. 2021; the ROME and BEARD code alike): E+1 epochs of shuffled batches,
 cross-entropy, SGD, and after epoch index E//2+1 a tenth of the rate *and a fresh optimiser*, whose
 momentum starts from nothing. DSA acts on every batch, one operator a batch, parameters per image.
+Soft labels p are learned by -sum p log softmax, which is the cross-entropy of one-hot ones.
 
 Under adversarial training (Madry et al. 2018; BEARD's `train_attack`) every batch, once augmented,
 is attacked against the student in evaluation mode, and the attacked images take its place. In the
@@ -20,17 +21,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rome_core import attacks, augment
 from rome_core.attacks import Budget
-from rome_core.networks import ConvNet, build
+from rome_core.attacks.gradient import Model
+from rome_core.attacks.pgd import start_noise
+from rome_core.networks import Network, build
 from rome_core.randomness import generator
 from rome_core.recipes.evaluate import AdversarialTraining, Students
+from rome_core.space import Space
 from rome_core.synthetic import SyntheticSet
 
 
@@ -49,47 +53,68 @@ class Epoch:
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """What students see: decoded, normalised images (n, c, h, w) and labels (n,).
+    """What students see: decoded images (n, c, h, w) of a space, and labels (n,).
 
-    `mean` and `std` are what normalised them, per channel; only adversarial training needs them.
+    Only adversarial training needs to know the space. `learning_rate` is the set's own, and
+    `soft_labels` (n, classes), probabilities, are learned in the place of the labels; accuracy is
+    against those all the same.
     """
 
     images: Tensor
     labels: Tensor
     classes: int
     augmentation: str
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    space: Space | None = None
+    learning_rate: float = 0.01
+    soft_labels: Tensor | None = None
 
     @classmethod
     def of(
-        cls, synthetic: SyntheticSet, *, augmentation: str | None = None, device: str = "cpu"
+        cls,
+        synthetic: SyntheticSet,
+        *,
+        augmentation: str | None = None,
+        labels: Literal["set", "hard"] = "set",
+        device: str = "cpu",
     ) -> TrainingSet:
         """Decode a packed set: four images of every one at factor 2.
 
-        `augmentation` takes the place of the set's own strategy.
+        `augmentation` takes the place of the set's own strategy, `labels` hard leaves out soft
+        ones.
         """
-        images, labels = synthetic.images, synthetic.labels
+        images, classes = synthetic.images, synthetic.labels
         if synthetic.factor > 1:
-            images, repeated = augment.expand(images, labels, synthetic.factor)
+            images, repeated = augment.expand(images, classes, synthetic.factor)
             assert repeated is not None
-            labels = repeated
+            classes = repeated
+        soft = synthetic.soft_labels if labels == "set" else None
         strategy = synthetic.augmentation if augmentation is None else augmentation
         return cls(
             images.to(device),
-            labels.to(device),
+            classes.to(device),
             synthetic.classes,
             strategy,
-            synthetic.mean,
-            synthetic.std,
+            synthetic.space,
+            synthetic.learning_rate,
+            None if soft is None else soft.to(device),
         )
+
+    @property
+    def kind_of_labels(self) -> Literal["hard", "soft"]:
+        return "hard" if self.soft_labels is None else "soft"
+
+    def rate(self, recipe: Students) -> float:
+        """The learning rate that students of a recipe start from."""
+        own = recipe.learning_rate == "set"
+        return self.learning_rate if own else float(recipe.learning_rate)
 
 
 class Student:
     """One student: `number` of the evaluation seeded `seed`, whoever else is trained.
 
     `train()` yields after every epoch; between two epochs `state_dict()` holds all that a resumed
-    student needs. Raises ValueError for adversarial training on a set without statistics.
+    student needs. Raises ValueError for adversarial training on a set of no known space, CoreError
+    for one in the reference domain on a whitened set.
     """
 
     def __init__(
@@ -98,7 +123,7 @@ class Student:
         self._training, self._recipe = training, recipe
         self._seed, self._number = seed, number
         _, channels, size, _ = training.images.shape
-        self.network: ConvNet = build(
+        self.network: Network = build(
             recipe.network,
             channels=channels,
             size=size,
@@ -106,11 +131,15 @@ class Student:
             generator=generator(seed, "student", number, "network"),
         ).to(training.images.device)
         self.epochs_done = 0
-        self._rate = recipe.learning_rate
+        self._rate = training.rate(recipe)
         self._optimiser = self._fresh_optimiser()
         self._attack = None
         if recipe.adversarial is not None:
-            self._attack = _Attack(recipe.adversarial, self.network, training)
+            if training.space is None:
+                raise ValueError("adversarial training needs the set's space")
+            domain = recipe.adversarial.domain
+            attacks.check_domain(domain, training.space, "students.adversarial.domain")
+            self._attack = Attack(recipe.adversarial, self.network, training.space)
 
     @property
     def epochs(self) -> int:
@@ -157,6 +186,7 @@ class Student:
         draws = generator(self._seed, "student", self._number, "epoch", index)
         starts = generator(self._seed, "student", self._number, "epoch", index, "attack")
         images, labels = self._training.images, self._training.labels
+        soft = self._training.soft_labels
         self.network.train()
         loss_sum = torch.zeros((), device=images.device)
         correct = torch.zeros((), dtype=torch.int64, device=images.device)
@@ -174,7 +204,7 @@ class Student:
             if self._attack is not None:
                 x = self._attack(x, y, starts)
             logits = self.network(x)
-            loss = F.cross_entropy(logits, y)
+            loss = F.cross_entropy(logits, y if soft is None else soft[chosen])
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             self._optimiser.step()
@@ -183,22 +213,41 @@ class Student:
         return float(loss_sum) / len(images), float(correct) / len(images)
 
 
-class _Attack:
-    """Normalised images to attacked normalised images, against one network as it then is."""
+class Attack:
+    """Batches to attacked ones, both as networks take them, against one model as it then is.
 
-    def __init__(
-        self, recipe: AdversarialTraining, network: ConvNet, training: TrainingSet
-    ) -> None:
-        if training.mean is None or training.std is None:
-            raise ValueError("adversarial training needs the set's mean and std")
-        self._network = network
-        self._adapted = attacks.adapt(network, recipe.domain, training.mean, training.std)
+    Raises ValueError for a domain that the space does not have.
+    """
+
+    def __init__(self, recipe: AdversarialTraining, model: Model, space: Space) -> None:
+        self._model = model
+        self._adapted = attacks.adapt(model, recipe.domain, space)
         self._budget = Budget.of(recipe.epsilon, recipe.step, recipe.steps, recipe.random_start)
 
-    def __call__(self, x: Tensor, labels: Tensor, starts: torch.Generator) -> Tensor:
-        self._network.eval()
+    def __call__(
+        self,
+        x: Tensor,
+        labels: Tensor,
+        starts: torch.Generator | None = None,
+        *,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """The random start is `noise` where given, else drawn from the generator."""
+        network = self._model if isinstance(self._model, nn.Module) else None
+        if network is not None:
+            network.eval()
         attacked = attacks.perturb(
-            self._adapted.model, self._adapted.from_normalised(x), labels, self._budget, starts
+            self._adapted.model,
+            self._adapted.from_normalised(x),
+            labels,
+            self._budget,
+            starts,
+            noise=noise,
         )
-        self._network.train()
+        if network is not None:
+            network.train()
         return self._adapted.to_normalised(attacked)
+
+    def noise(self, x: Tensor, starts: torch.Generator) -> Tensor:
+        """The random start of images like x, where the attack has one."""
+        return start_noise(x, self._budget, starts)

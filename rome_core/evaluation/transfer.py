@@ -36,7 +36,7 @@ from rome_core.evaluation.robustness import (
 )
 from rome_core.evaluation.subjects import Subject
 from rome_core.evaluation.work import Work
-from rome_core.files import write_atomically
+from rome_core.files import trim, write_atomically
 from rome_core.passes import Bound, Passes, Plan
 from rome_core.progress import Report
 from rome_core.provenance import circumstances, source_digest
@@ -79,7 +79,7 @@ class Crafted:
             told = {"sha256": _digest(images), "seconds": repr(seconds)}
             content = safetensors.torch.save({"images": images}, told)
             write_atomically(self._path(key), content)
-            self._sweep()
+            trim(self._folder, self._most)
         except OSError:
             return
 
@@ -87,22 +87,6 @@ class Crafted:
         assert self._folder is not None
         text = json.dumps(key, sort_keys=True, separators=(",", ":"))
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
-
-    def _sweep(self) -> None:
-        assert self._folder is not None
-        files = []
-        for path in self._folder.glob("*.safetensors"):
-            try:
-                stat = path.stat()
-            except FileNotFoundError:  # another run swept it
-                continue
-            files.append((stat.st_mtime, stat.st_size, path))
-        total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files, key=lambda file: file[0]):
-            if total <= self._most:
-                break
-            path.unlink(missing_ok=True)
-            total -= size
 
 
 def _digest(images: Tensor) -> str:
@@ -160,7 +144,9 @@ class Transfer:
         self._seed, self._data, self._plan = seed, data, plan
         self._cache, self._device = cache, device
         _check_measures(self._measures)
-        check_suits(protocol, self._measures, test)
+        check_suits(protocol, self._measures, test, "protocol")
+        for subject in (*self._sources, *self._targets):
+            attacks.check_domain(protocol.domain, subject.test(test).space, "protocol")
 
     def run(
         self, *, checkpoints: Checkpoints, report: Report, should_stop: Callable[[], bool]
@@ -187,7 +173,7 @@ class Transfer:
                 images, seconds = self._craft(
                     models[source.name],
                     source,
-                    block,
+                    source.test(block),
                     entry,
                     what,
                     state["transfer"],
@@ -195,7 +181,8 @@ class Transfer:
                 )
                 held["seconds"] += seconds
                 for target in self._targets:
-                    self._look(models[target.name], target, block, what, images, held["seen"])
+                    seen = target.test(block)
+                    self._look(models[target.name], target, seen, what, images, held["seen"])
                 held["images"] += len(block)
                 effort = sum(weights[:place]) + weights[place] * held["images"] / len(self._test)
                 share = effort / sum(weights)
@@ -225,7 +212,7 @@ class Transfer:
             "attack": what.name,
             "seed": self._seed,
             "data": dict(self._data),
-            "statistics": [list(block.mean), list(block.std)],
+            "space": block.space.identity,
             "images": hashlib.sha256(block.numbers.cpu().numpy().tobytes()).hexdigest(),
         }
         # Without a digest of its weights nothing tells a model from another.
@@ -257,7 +244,7 @@ class Transfer:
         images: Tensor,
         seen: dict[str, Any],
     ) -> None:
-        adapted = attacks.adapt(model, self._protocol.domain, block.mean, block.std)
+        adapted = attacks.adapt(model, self._protocol.domain, block.space)
         guesses = adapted.model(images).argmax(dim=1)
         aims = None
         if what.mode == "targeted":
@@ -283,10 +270,10 @@ class Transfer:
         clean, clean_seconds, clamped = {}, {}, {}
         for target in self._targets:
             began = time.perf_counter()
-            clean[target.name] = self._right(models[target.name], clamp=False)
+            clean[target.name] = self._right(models[target.name], target, clamp=False)
             clean_seconds[target.name] = time.perf_counter() - began
             if self._protocol.domain is attacks.Domain.REFERENCE:
-                clamped[target.name] = self._right(models[target.name], clamp=True)
+                clamped[target.name] = self._right(models[target.name], target, clamp=True)
         return Transferred(
             measures=self._measures,
             entries=self._entries,
@@ -307,10 +294,10 @@ class Transfer:
         )
 
     @torch.no_grad()
-    def _right(self, model: Bound, *, clamp: bool) -> Tensor:
+    def _right(self, model: Bound, target: Subject, *, clamp: bool) -> Tensor:
         """Which images are right as they are, or clamped in the attack's space: (n,) on the CPU."""
-        test = self._test
-        adapted = attacks.adapt(model, self._protocol.domain, test.mean, test.std)
+        test = target.test(self._test)
+        adapted = attacks.adapt(model, self._protocol.domain, test.space)
         right = []
         for rows in test.blocks(500):
             x = adapted.to_input(test.pixels[rows])

@@ -10,9 +10,11 @@ OPERATORS: Final = {
     "scale": "zoom each axis by a factor of 1/1.2 to 1.2",
     "rotate": "turn by up to 15 degrees",
 }
+OBJECTS: Final = "color_crop_cutout_flip_scale_rotate"
+SIGNS: Final = "color_crop_cutout_scale_rotate"
 STRATEGIES: Final = {
-    "color_crop_cutout_flip_scale_rotate": "objects: CIFAR, FashionMNIST, TinyImageNet",
-    "color_crop_cutout_scale_rotate": "digits, which a mirror would change: MNIST, SVHN",
+    OBJECTS: "objects: CIFAR, FashionMNIST, TinyImageNet",
+    SIGNS: "digits, which a mirror would change: MNIST, SVHN",
     "none": "no augmentation",
 }
 

@@ -5,18 +5,17 @@ Owns the registry of recipes, built-in and plugged in. A plug-in registers the e
 implementation, which only the runner loads). Must not load an implementation.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from pydantic import BaseModel
-
 from rome_core.recipes import networks as network_recipes
-from rome_core.recipes import random, rome
 from rome_core.recipes.attack_catalogue import ATTACKS, Attack
+from rome_core.recipes.built_in import BUILT_IN
 from rome_core.recipes.datasets import DATASETS, DatasetFacts
+from rome_core.recipes.method import MethodRecipe
 from rome_core.recipes.networks import NetworkSpec
 from rome_core.recipes.presets import Preset
 from rome_core.recipes.protocols import LATEST, Protocol
@@ -24,71 +23,19 @@ from rome_core.recipes.protocols import LATEST, Protocol
 
 @dataclass(frozen=True)
 class Network:
-    """One network of the family; parts combine, so `convnet-d4-w64` is a network as well."""
+    """One network; a family's parts combine, so `convnet-d4-w64` is a network as well."""
 
     name: str
     summary: str
     spec: NetworkSpec
 
     def as_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "summary": self.summary, **asdict(self.spec)}
-
-
-def _as_many_as_asked(hyperparameters: BaseModel, ipc: int) -> int:
-    return ipc
-
-
-@dataclass(frozen=True)
-class MethodRecipe:
-    """A method as a recipe: its hyperparameters and presets.
-
-    `images_per_class(hyperparameters, ipc)` is how many real images of a class its start needs.
-    """
-
-    name: str
-    title: str
-    summary: str
-    hyperparameters: type[BaseModel]
-    presets: Mapping[str, Preset]
-    paper: str
-    resumable: bool = True
-    images_per_class: Callable[[BaseModel, int], int] = field(default=_as_many_as_asked)
-
-    def as_dict(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "title": self.title,
             "summary": self.summary,
-            "paper": self.paper,
-            "resumable": self.resumable,
-            "presets": sorted(self.presets),
-            "hyperparameters": self.hyperparameters.model_json_schema(),
+            **asdict(self.spec),
+            "couples_images": self.spec.couples_images,
         }
-
-
-BUILT_IN = (
-    MethodRecipe(
-        name="rome",
-        title="ROME",
-        summary=(
-            "Robust dataset distillation by matching adversarial features against a pool of "
-            "adversarially trained networks."
-        ),
-        hyperparameters=rome.RomeHyperparameters,
-        presets=rome.PRESETS,
-        paper="Zhou et al., ROME is Forged in Adversity, ICML 2025",
-        images_per_class=rome.images_per_class,
-    ),
-    MethodRecipe(
-        name="random",
-        title="Random real subset",
-        summary="Real training images drawn at random: the baseline of the same size.",
-        hyperparameters=random.RandomHyperparameters,
-        presets=random.PRESETS,
-        paper="",
-        images_per_class=random.images_per_class,
-    ),
-)
 
 
 @cache
@@ -128,16 +75,16 @@ def datasets() -> list[DatasetFacts]:
 
 
 def networks() -> list[Network]:
-    """`convnet` and every published network one part away from it."""
-    parts = [part for part in network_recipes.catalogue() if not part.default]
-    return [
-        Network("convnet", "The field's reference: depth 3, width 128.", NetworkSpec()),
-        *(
-            Network(spec.name, f"convnet with {part.description}", spec)
-            for part in parts
-            for spec in [network_recipes.parse(f"convnet-{part.name}")]
-        ),
-    ]
+    """Each family's standard network, and every published one some parts away from it."""
+    listed = []
+    for family, about in network_recipes.FAMILIES.items():
+        listed.append(Network(family, about.summary, network_recipes.parse(family)))
+        for part in network_recipes.catalogue(family):
+            if not part.default:
+                spec = network_recipes.parse(f"{family}-{part.name}")
+                listed.append(Network(spec.name, f"{family} with {part.description}", spec))
+    both = network_recipes.parse("resnet18-batch-ap")
+    return [*listed, Network(both.name, "resnet18 with batch and with ap", both)]
 
 
 def presets() -> list[Preset]:

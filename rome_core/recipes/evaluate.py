@@ -4,9 +4,17 @@ Owns the fields of `kind: evaluate` and `kind: transfer`. What is measured and h
 protocols: `rome_core.recipes.protocols`.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from rome_core.recipes import networks, protocols
 from rome_core.recipes.attacks import STRICT, FractionText, Mode
@@ -34,6 +42,9 @@ class AdversarialTraining(BaseModel):
     mode: Literal["untargeted"] = Field(default="untargeted", description="The attack's aim.")
 
 
+Rate = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+
+
 class Students(BaseModel):
     """Training on the set, as published (Zhao et al. 2021; ROME 2025): see `students.py`."""
 
@@ -48,12 +59,10 @@ class Students(BaseModel):
         description="E: the loop runs E+1 epochs and drops the rate after epoch index E//2+1.",
     )
     batch: int = Field(default=256, ge=1, le=65_536, description="Images a step.")
-    learning_rate: float = Field(
-        default=0.01,
-        gt=0,
-        le=100,
-        allow_inf_nan=False,
-        description="Of SGD, whatever rate the set suggests, so that all sets are learned alike.",
+    learning_rate: Rate | Literal["set"] = Field(
+        default="set",
+        description="Of SGD: set takes the set's own, which is 0.01 unless its method learned one "
+        "(MTT), as published; a number takes it for every set.",
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, allow_inf_nan=False)
     weight_decay: float = Field(default=5e-4, ge=0, le=1, allow_inf_nan=False)
@@ -62,12 +71,26 @@ class Students(BaseModel):
         max_length=128,
         description='DSA strategy, one operator a batch; null takes the set\'s own, "none" none.',
     )
+    # Left out at its default, as the next one.
+    labels: Literal["set", "hard"] = Field(
+        default="set",
+        exclude_if=lambda value: value == "set",
+        description="What is learned: set takes soft labels where the set has them, hard never.",
+    )
     # Left out where there is none, so that specs and reports of before it keep their bytes.
     adversarial: AdversarialTraining | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
         description="Adversarial training; null trains on clean images.",
     )
+
+    @field_validator("learning_rate", mode="wrap")
+    @classmethod
+    def _one_problem(cls, rate: Any, validated: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validated(rate)
+        except ValidationError:  # one of each kind that it might have been
+            raise ValueError("must be a number above 0 and at most 100, or set") from None
 
     @field_validator("augmentation")
     @classmethod
@@ -105,6 +128,13 @@ class ModelRef(BaseModel):
         description="A name from the catalogue of networks; null reads it from the file, or from "
         "the shapes of its weights where they leave no doubt.",
     )
+    # Left out where there is none, so that specs of before it keep their bytes.
+    whitening: Literal["zca"] | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="zca: its images were whitened by the dataset's ZCA; null reads it from the "
+        "file, and takes normalised ones where it does not say.",
+    )
     name: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}$",
@@ -131,7 +161,7 @@ class ModelRef(BaseModel):
     @property
     def source(self) -> tuple[str | None, ...]:
         """What makes it another model than others, whatever they are called."""
-        return self.artifact, self.file, self.network
+        return self.artifact, self.file, self.network, self.whitening
 
 
 class _Asked(BaseModel):

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rome_core.recipes.dataset_facts import DatasetFacts
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -36,3 +38,13 @@ class Preset:
             "source": self.source,
             "notes": self.notes,
         }
+
+
+def per_class(ipc: int) -> str:
+    """`1 image per class`, as titles say it."""
+    return f"{ipc} image{'s' if ipc > 1 else ''} per class"
+
+
+def reference_network(facts: DatasetFacts) -> str:
+    """The field's network for images of this size: a fourth block from 64 pixels a side on."""
+    return "convnet-d4" if facts.shape[1] >= 64 else "convnet"

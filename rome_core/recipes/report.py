@@ -145,7 +145,7 @@ class ProtocolReport(BaseModel):
 
 
 class SubjectReport(BaseModel):
-    """Who was attacked."""
+    """Who was attacked. `space` is what its images went through."""
 
     model_config = PLAIN
 
@@ -153,10 +153,15 @@ class SubjectReport(BaseModel):
     network: str
     digest: str | None  # of the weights' file, where it was given
     assumed: list[str]  # what the file leaves open about the network
+    space: Literal["normalised", "zca"] = "normalised"
 
 
 class SetReport(BaseModel):
-    """The synthetic set that students learned from."""
+    """The synthetic set that students learned from.
+
+    `learning_rate` is what they started from, null in reports of before a set's own was taken:
+    there it is `students.learning_rate`.
+    """
 
     model_config = PLAIN
 
@@ -167,6 +172,8 @@ class SetReport(BaseModel):
     factor: int
     training_images: int
     augmentation: str
+    learning_rate: float | None = None
+    labels: Literal["hard", "soft"] = "hard"
     students: Students
     train_accuracy: Share
 

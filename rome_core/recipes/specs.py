@@ -13,20 +13,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rome_core.recipes import catalogue
 from rome_core.recipes.attacks import EXACT_PATTERN
-from rome_core.recipes.catalogue import MethodRecipe
-from rome_core.recipes.datasets import DATASETS, unknown_dataset
+from rome_core.recipes.datasets import DATASETS, OWN_FORMS, unknown_dataset
 from rome_core.recipes.evaluate import (
     AdversarialTraining,
     EvaluateSpec,
     TransferSpec,
     resolved,
 )
+from rome_core.recipes.experts import ExpertsSpec, ExpertTraining
+from rome_core.recipes.method import MethodRecipe
 from rome_core.recipes.presets import Preset
 from rome_core.recipes.problems import FieldProblem, SpecError, from_validation, unknown_name
 from rome_core.recipes.protocols import PROTOCOLS
 
 MAX_SEED = 2**63 - 1
-KINDS = ("distill", "evaluate", "transfer")
+KINDS = ("distill", "evaluate", "transfer", "experts")
 
 
 class DistillSpec(BaseModel):
@@ -36,8 +37,14 @@ class DistillSpec(BaseModel):
 
     kind: Literal["distill"] = "distill"
     method: str = Field(description="A name from the catalogue of methods.")
-    dataset: str = Field(description="A name from the catalogue of datasets, or npz:NAME.")
-    ipc: int = Field(ge=1, le=1_000_000, description="Synthetic images per class.")
+    dataset: str = Field(
+        description="A name from the catalogue of datasets, npz:NAME or folder:NAME."
+    )
+    ipc: int = Field(
+        ge=1,
+        le=1_000_000,
+        description="Synthetic images per class; left out where the method takes every real image.",
+    )
     preset: str | None = Field(
         default=None,
         description="Gives every field that is not given beside it; method must be the preset's.",
@@ -50,6 +57,17 @@ class DistillSpec(BaseModel):
     hyperparameters: dict[str, Any] = Field(
         default={}, description="Of the method; its schema is in the catalogue."
     )
+    experts: str | None = Field(
+        default=None,
+        description="Artifact with the trained networks that the method needs; null: they are "
+        "trained first.",
+    )
+
+
+class WholeSpec(DistillSpec):
+    """Of a method that takes every real image there is."""
+
+    ipc: None = Field(default=None)  # type: ignore[assignment]  # a number elsewhere
 
 
 def canonical(body: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
@@ -65,6 +83,8 @@ def canonical(body: Mapping[str, Any], *, seed: int) -> dict[str, Any]:
         return _evaluate(filled)
     if kind == "transfer":
         return _transfer(filled)
+    if kind == "experts":
+        return _experts(filled)
     return _distill(filled)
 
 
@@ -80,13 +100,17 @@ def schema(kind: str) -> dict[str, Any]:
         return EvaluateSpec.model_json_schema()
     if kind == "transfer":
         return TransferSpec.model_json_schema()
+    if kind == "experts":
+        described = ExpertsSpec.model_json_schema()
+        described["properties"]["dataset"]["examples"] = [*DATASETS, *OWN_FORMS]
+        return described
     if kind != "distill":
         raise SpecError([unknown_name("kind", "kind of job", kind, KINDS)])
     described = DistillSpec.model_json_schema()
     described["required"] = []  # A preset gives method, dataset and ipc.
     fields = described["properties"]
     fields["method"]["enum"] = [recipe.name for recipe in catalogue.methods()]
-    fields["dataset"]["examples"] = [*DATASETS, "npz:NAME"]
+    fields["dataset"]["examples"] = [*DATASETS, *OWN_FORMS]
     fields["preset"]["examples"] = [preset.name for preset in catalogue.presets()]
     fields["hyperparameters"]["anyOf"] = [
         recipe.hyperparameters.model_json_schema() for recipe in catalogue.methods()
@@ -104,7 +128,7 @@ def is_exact(field: str) -> bool:
         case ["overrides", attack, name]:
             entries = [entry for protocol in PROTOCOLS.values() for entry in protocol.entries]
             models = [type(entry.settings) for entry in entries if entry.name == attack]
-        case ["students", "adversarial", name]:
+        case ["students", "adversarial", name] | ["adversarial", name]:
             models = [AdversarialTraining]
         case ["hyperparameters", name]:
             models = [recipe.hyperparameters for recipe in catalogue.methods()]
@@ -170,6 +194,17 @@ def _transfer(body: Mapping[str, Any]) -> dict[str, Any]:
     return {**spec.model_dump(mode="json"), "protocol": ids[0]}
 
 
+def _experts(body: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        spec = ExpertsSpec.model_validate(body)
+    except ValidationError as error:
+        raise SpecError(from_validation(error, ExpertsSpec)) from error
+    unknown = unknown_dataset(spec.dataset)
+    if unknown is not None:
+        raise SpecError([unknown])
+    return spec.model_dump(mode="json")
+
+
 def _attack_problems(
     spec: EvaluateSpec | TransferSpec, names: Sequence[str], field: str
 ) -> tuple[list[FieldProblem], list[str]]:
@@ -213,11 +248,18 @@ def _distill(body: dict[str, Any]) -> dict[str, Any]:
                     f"Leave method out, or take a preset of {body['method']!r}.",
                 )
             )
+    asked = body.get("method")
+    recipe = catalogue.method(asked) if isinstance(asked, str) else None
+    model: type[DistillSpec] = DistillSpec
+    if recipe is not None and not recipe.takes_ipc:
+        model = WholeSpec
+        if body.pop("ipc", None) is not None:
+            message = f"{recipe.name} takes every real image, whatever their number"
+            problems.append(FieldProblem("ipc", message, "Leave ipc out."))
     try:
-        spec = DistillSpec.model_validate(body)
+        spec = model.model_validate(body)
     except ValidationError as error:
         raise SpecError([*problems, *from_validation(error, DistillSpec)]) from error
-    recipe = catalogue.method(spec.method)
     if recipe is None:
         names = [known.name for known in catalogue.methods()]
         problems.append(unknown_name("method", "method", spec.method, names))
@@ -228,7 +270,9 @@ def _distill(body: dict[str, Any]) -> dict[str, Any]:
         raise SpecError(problems)
     hyperparameters = _hyperparameters(recipe, preset, spec.hyperparameters)
     _check_ipc(spec, recipe, hyperparameters)
+    _check_experts(spec, recipe, hyperparameters)
     values = hyperparameters.model_dump(mode="json")
+    named = {} if spec.experts is None else {"experts": spec.experts}
     return {
         "kind": "distill",
         "method": spec.method,
@@ -238,6 +282,7 @@ def _distill(body: dict[str, Any]) -> dict[str, Any]:
         "overrides": _overrides(spec, recipe, preset, values),
         "seed": spec.seed,
         "hyperparameters": values,
+        **named,
     }
 
 
@@ -264,8 +309,8 @@ def _hyperparameters(
 
 def _check_ipc(spec: DistillSpec, recipe: MethodRecipe, hyperparameters: BaseModel) -> None:
     facts = DATASETS.get(spec.dataset)
-    if facts is None:
-        return  # An npz file is counted when it is read.
+    if facts is None or not recipe.takes_ipc:
+        return  # A user's own images are counted when they are read.
     needed = recipe.images_per_class(hyperparameters, spec.ipc)
     if needed > facts.smallest_class:
         largest = max(
@@ -288,6 +333,24 @@ def _check_ipc(spec: DistillSpec, recipe: MethodRecipe, hyperparameters: BaseMod
         )
 
 
+def _check_experts(spec: DistillSpec, recipe: MethodRecipe, hyperparameters: BaseModel) -> None:
+    try:
+        needed = recipe.experts(hyperparameters)
+    except ValidationError as error:
+        problems = from_validation(error, ExpertTraining, "hyperparameters")
+        raise SpecError(problems) from error
+    if spec.experts is not None and needed is None:
+        raise SpecError(
+            [
+                FieldProblem(
+                    "experts",
+                    f"{spec.method} with these hyperparameters needs no trained networks",
+                    "Leave experts out.",
+                )
+            ]
+        )
+
+
 def _overrides(
     spec: DistillSpec, recipe: MethodRecipe, preset: Preset | None, values: Mapping[str, Any]
 ) -> list[str]:
@@ -299,5 +362,7 @@ def _overrides(
     )
     changed = [name for name in ("dataset", "ipc") if getattr(spec, name) != getattr(preset, name)]
     return changed + [
-        f"hyperparameters.{name}" for name in sorted(own) if values[name] != own[name]
+        f"hyperparameters.{name}"
+        for name in sorted({*own, *values})  # a field at its default may be left out of either
+        if values.get(name) != own.get(name)
     ]

@@ -17,11 +17,12 @@ from rome_core.recipes import FieldProblem, SpecError, canonical
 from rome_core.runner.context import Context, Outcome, Output
 from rome_core.runner.distill import distill
 from rome_core.runner.evaluate import evaluate
+from rome_core.runner.experts import experts
 from rome_core.runner.transfer import transfer
 
 __all__ = ["Context", "Outcome", "Output", "Progress", "Stopped", "run"]
 
-KINDS = {"distill": distill, "evaluate": evaluate, "transfer": transfer}
+KINDS = {"distill": distill, "evaluate": evaluate, "transfer": transfer, "experts": experts}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 

@@ -48,11 +48,15 @@ class Context:
     def results(self) -> Path:
         return self.workdir / "results"
 
-    def checkpoints(self, identity: Mapping[str, Any]) -> Checkpoints:
-        """Those of this attempt and the earlier ones; only of a run with the same `identity`."""
+    def checkpoints(self, identity: Mapping[str, Any], *, under: str = "") -> Checkpoints:
+        """Those of this attempt and the earlier ones; only of a run with the same `identity`.
+
+        `under` names a folder of their own, for work that comes before the main one.
+        """
+        folder = Path("checkpoints") / under
         return Checkpoints(
-            self.workdir / "checkpoints",
-            [folder / "checkpoints" for folder in self.earlier],
+            self.workdir / folder,
+            [earlier / folder for earlier in self.earlier],
             identity=identity,
         )
 

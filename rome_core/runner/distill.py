@@ -14,25 +14,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from rome_core import passes
 from rome_core.card import save_card
-from rome_core.data import Dataset, load
+from rome_core.data import Dataset, load, whitened
 from rome_core.distillation import engine
 from rome_core.errors import CoreError, fields_under
 from rome_core.files import write_json
 from rome_core.progress import Progress
 from rome_core.provenance import provenance
 from rome_core.recipes import catalogue, spec_hash
+from rome_core.recipes.cost import Problem
+from rome_core.recipes.method import MethodRecipe
 from rome_core.recipes.networks import parse
 from rome_core.runner.context import Context, Outcome, Output
+from rome_core.runner.experts import obtain
 from rome_core.runner.selection import selection
 from rome_core.sprite import save_png
 from rome_core.synthetic import SyntheticSet, save_pt, save_safetensors
 
 BUILT_IN = {
     "rome": "rome_core.distillation.rome:Rome",
+    "idm": "rome_core.distillation.idm:Idm",
+    "bacon": "rome_core.distillation.bacon:Bacon",
+    "mtt": "rome_core.distillation.mtt:Mtt",
+    "dm": "rome_core.distillation.dm:Dm",
+    "dc": "rome_core.distillation.gradient_matching:Dc",
+    "dsa": "rome_core.distillation.gradient_matching:Dsa",
     "random": "rome_core.distillation.random_subset:RandomSubset",
+    "herding": "rome_core.distillation.coresets:Herding",
+    "k_center": "rome_core.distillation.coresets:KCenter",
+    "k_means": "rome_core.distillation.coresets:KMeans",
+    "forgetting": "rome_core.distillation.coresets:Forgetting",
+    "full": "rome_core.distillation.full:Full",
+    "robust_features": "rome_core.distillation.robust_features:RobustFeatures",
 }
 
 
@@ -46,8 +62,14 @@ def distill(spec: Mapping[str, Any], context: Context) -> Outcome:
     recipe = catalogue.method(spec["method"])
     assert recipe is not None, "the spec is canonical"
     hyperparameters = recipe.hyperparameters.model_validate(spec["hyperparameters"])
+    if getattr(hyperparameters, "whitening", "none") == "zca":
+        dataset = whitened(dataset, context.cache)
+    context.report(Progress("loading", 1, 1))
+    training = recipe.experts(hyperparameters)
     with fields_under("hyperparameters", recipe.hyperparameters.model_fields):
-        plan = _plan(hyperparameters, dataset, context)
+        experts = None if training is None else obtain(spec, training, dataset, context)
+        needed = {} if experts is None else {"experts": experts.experts}
+        plan = _plan(recipe, hyperparameters, dataset, spec["ipc"], context)
         torch.set_num_threads(plan.threads)
         method = implementation(spec["method"])(
             dataset,
@@ -56,11 +78,14 @@ def distill(spec: Mapping[str, Any], context: Context) -> Outcome:
             seed=spec["seed"],
             device=context.device,
             plan=plan,
+            **needed,
         )
-    context.report(Progress("loading", 1, 1))
+    identity = {"spec": spec_hash(spec), "data": dict(dataset.digests)}
+    if experts is not None:
+        identity["experts"] = experts.experts.digest
     distilled = engine.distil(
         method,
-        checkpoints=context.checkpoints({"spec": spec_hash(spec), "data": dict(dataset.digests)}),
+        checkpoints=context.checkpoints(identity),
         report=context.report,
         should_stop=context.should_stop,
         evaluation=selection(method, dataset, hyperparameters, spec["seed"], context, plan),
@@ -68,10 +93,15 @@ def distill(spec: Mapping[str, Any], context: Context) -> Outcome:
     synthetic = replace(distilled.synthetic, preset=spec["preset"])
     last = distilled.last and replace(distilled.last, preset=spec["preset"])
     told = provenance(
-        spec, dataset, device=context.device, plan=plan.as_dict(), notes=distilled.resumed
+        spec,
+        dataset,
+        device=context.device,
+        plan=plan.as_dict(),
+        parents=experts.parents if experts else {},
+        notes=[*(experts.notes if experts else ()), *distilled.resumed],
     )
     return Outcome(
-        _save(synthetic, last, spec, told, context),
+        (*_save(synthetic, last, spec, told, context), *(experts.outputs if experts else ())),
         {
             "iterations": method.iterations,
             "selected_iteration": distilled.step,
@@ -102,20 +132,21 @@ def implementation(name: str) -> Callable[..., engine.Method]:
 MODES_OF_PLAN: dict[str, Any] = {"auto": "auto", "on": "compiled", "off": "eager"}
 
 
-def _plan(hyperparameters: object, dataset: Dataset, context: Context) -> passes.Plan:
-    """How passes are run, from the hyperparameters `compile`, `network` and those of cost.
+def _plan(
+    recipe: MethodRecipe, hyperparameters: BaseModel, dataset: Dataset, ipc: int, context: Context
+) -> passes.Plan:
+    """How passes are run, from what the recipe says they will cost and which network it names.
 
     Raises CoreError no_compiler where compiling is demanded and cannot be done.
     """
-
-    def read(name: str) -> int:
-        return int(getattr(hyperparameters, name, 0))
-
-    image_side = read("batch_real") * dataset.classes * read("train_net_num")
-    pool_side = read("batch_train") * read("fetch_net_num") * read("model_train_steps")
+    images = 0  # forward and backward, which are two passes
+    if recipe.cost is not None:
+        per_class = tuple(dataset.train_labels.bincount(minlength=dataset.classes).tolist())
+        cost = recipe.cost(hyperparameters, Problem(dataset.shape, per_class, ipc))
+        images = int(cost.iterations * cost.iteration / 2)
     return passes.plan(
         mode=MODES_OF_PLAN[getattr(hyperparameters, "compile", "off")],
-        images=read("iterations") * (image_side + pool_side) * (read("pgd_steps") + 1),
+        images=images,
         threads=context.threads,
         network=parse(getattr(hyperparameters, "network", "convnet")),
         size=dataset.shape[1],

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rome_core import passes, weights
-from rome_core.data import Dataset
+from rome_core.data import Dataset, whitened
 from rome_core.data import load as load_dataset
 from rome_core.errors import CoreError, fields_under
 from rome_core.evaluation import beard, drawings, reporting
 from rome_core.evaluation.evaluation import Evaluated, Evaluation, work_of
 from rome_core.evaluation.outcomes import write_parquet
 from rome_core.evaluation.students import TrainingSet
-from rome_core.evaluation.subjects import Subject, load_model, statistics_of
+from rome_core.evaluation.subjects import Subject, load_model
 from rome_core.files import write_atomically, write_json
+from rome_core.networks import operations
 from rome_core.progress import Progress
 from rome_core.provenance import file_digest, hardware, provenance
 from rome_core.recipes import spec_hash
@@ -30,6 +32,7 @@ from rome_core.recipes.networks import parse
 from rome_core.recipes.report import EvaluationReport, SetReport, Share, SubjectReport
 from rome_core.runner.context import Context, Outcome, Output
 from rome_core.runner.distill import MODES_OF_PLAN
+from rome_core.space import Space
 from rome_core.synthetic import SyntheticSet
 from rome_core.synthetic import load as load_set
 
@@ -39,11 +42,11 @@ class _Asked:
     """What a spec's files hold."""
 
     dataset: Dataset
-    statistics: tuple[tuple[float, ...], tuple[float, ...]]
+    space: Space
     subjects: TrainingSet | tuple[Subject, ...]
     synthetic: SyntheticSet | None
     parents: dict[str, str]  # artifact id or file name -> sha256:...
-    widest: str  # the name of a network, for the plan
+    largest: str  # the name of a network, for the plan
 
 
 def evaluate(spec: Mapping[str, Any], context: Context) -> Outcome:
@@ -57,7 +60,7 @@ def evaluate(spec: Mapping[str, Any], context: Context) -> Outcome:
         mode=MODES_OF_PLAN[asked.compile],
         images=work_of(asked, count, dataset.classes, len(dataset.test_images)),
         threads=context.threads,
-        network=parse(loaded.widest),
+        network=parse(loaded.largest),
         size=dataset.shape[1],
         device=context.device,
     )
@@ -66,7 +69,7 @@ def evaluate(spec: Mapping[str, Any], context: Context) -> Outcome:
         loaded.subjects,
         dataset,
         asked,
-        statistics=loaded.statistics,
+        space=loaded.space,
         plan=plan,
         device=context.device,
     )
@@ -87,6 +90,7 @@ def evaluate(spec: Mapping[str, Any], context: Context) -> Outcome:
         parents=loaded.parents,
         notes=done.notes,
     )
+    told |= _students(asked, loaded)
     return Outcome(_save(report, loaded, done, told, context), _metrics(report), told)
 
 
@@ -111,11 +115,14 @@ def _load_set(asked: EvaluateSpec, context: Context) -> _Asked:
             "dataset",
         )
     training = TrainingSet.of(
-        synthetic, augmentation=asked.students.augmentation, device=context.device
+        synthetic,
+        augmentation=asked.students.augmentation,
+        labels=asked.students.labels,
+        device=context.device,
     )
     return _Asked(
         dataset,
-        (synthetic.mean, synthetic.std),
+        synthetic.space,
         training,
         synthetic,
         {asked.artifact: f"sha256:{file_digest(path)}"},
@@ -127,13 +134,35 @@ def _load_models(asked: EvaluateSpec, context: Context) -> _Asked:
     assert asked.models is not None
     assert asked.dataset is not None
     dataset = load_dataset(asked.dataset, context.data_root)
+    whiten = cache(partial(whitened, dataset, context.cache))
     subjects = tuple(
-        load_model(model, dataset, context.inputs, context.data_root, context.device, f"models.{k}")
+        load_model(
+            model,
+            dataset,
+            context.inputs,
+            context.data_root,
+            context.device,
+            f"models.{k}",
+            whiten=whiten,
+        )
         for k, model in enumerate(asked.models)
     )
     parents = {subject.source: f"sha256:{subject.digest}" for subject in subjects if subject.digest}
-    widest = max((s.network.spec for s in subjects), key=lambda spec: spec.width)
-    return _Asked(dataset, statistics_of(dataset), subjects, None, parents, widest.name)
+    specs = (subject.network.spec for subject in subjects)
+    largest = max(specs, key=lambda spec: operations(spec, dataset.shape[1]))
+    return _Asked(dataset, dataset.space, subjects, None, parents, largest.name)
+
+
+def _students(asked: EvaluateSpec, loaded: _Asked) -> dict[str, Any]:
+    """For the provenance: what the set decided where the spec leaves it to the set."""
+    if not isinstance(loaded.subjects, TrainingSet):
+        return {}
+    learned = {
+        "learning_rate": loaded.subjects.rate(asked.students),
+        "labels": loaded.subjects.kind_of_labels,
+        "space": loaded.space.name,
+    }
+    return {"students": learned}
 
 
 def _report(asked: EvaluateSpec, loaded: _Asked, done: Evaluated) -> EvaluationReport:
@@ -150,6 +179,8 @@ def _report(asked: EvaluateSpec, loaded: _Asked, done: Evaluated) -> EvaluationR
             factor=synthetic.factor,
             training_images=len(loaded.subjects.images),
             augmentation=loaded.subjects.augmentation,
+            learning_rate=loaded.subjects.rate(asked.students),
+            labels=loaded.subjects.kind_of_labels,
             students=asked.students,
             train_accuracy=Share.of(list(done.train_accuracy)),
         )
@@ -163,6 +194,7 @@ def _report(asked: EvaluateSpec, loaded: _Asked, done: Evaluated) -> EvaluationR
                 network=subject.network.spec.name,
                 digest=subject.digest and f"sha256:{subject.digest}",
                 assumed=list(subject.assumed),
+                space=(subject.space or loaded.space).name,
             )
             for subject in done.subjects
         ],
@@ -222,7 +254,7 @@ def _save(
         described = {"network": network.spec.name, "classes": network.classes, "number": number}
 
         def save(path: Path, subject: Subject = subject) -> None:
-            weights.save(subject.network, path)
+            weights.save(subject.network, path, loaded.space)
 
         writers.append(
             (

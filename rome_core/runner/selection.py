@@ -1,16 +1,19 @@
 """The judge of iterates, for methods that return their best one.
 
-Owns what "best" means: mean accuracy of fresh students under targeted PGD, on held-out training
-images (`selection: holdout`) or, to reproduce the released code, on the test set.
+Owns what "best" means: mean accuracy of fresh students, on images as they are or under PGD
+(`selection_score`), of held-out training images (`selection: holdout`) or, to reproduce released
+codes, of the test set. Students start from the rate of the set, which its method may have learned.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
 import torch
 
+from rome_core.attacks.gradient import Model
 from rome_core.data import Dataset
 from rome_core.distillation.engine import Evaluation
 from rome_core.evaluation.robustness import TestSet, face
@@ -23,7 +26,10 @@ from rome_core.recipes.protocols import Entry, Protocol
 from rome_core.runner.context import Context
 from rome_core.synthetic import SyntheticSet
 
-BLOCK = 500  # images attacked at a time; changes no value, for no image's attack looks at another
+BLOCK = 500  # images judged at a time; changes no value, for no image's attack looks at another
+
+Correct = Callable[[Model, TestSet], int]
+"""How many images of a block a model gets right."""
 
 
 def selection(
@@ -36,8 +42,9 @@ def selection(
 ) -> Evaluation | None:
     """The evaluation the engine runs between iterations, or None where nothing is selected.
 
-    Reads the hyperparameters `selection`, `eval_interval`, `num_eval`, `eval_epochs`, `network`,
-    `attack_domain` and the attack's, and the method's `held_out` positions for holdout.
+    Reads the hyperparameters `selection`, `selection_score`, `eval_interval`, `num_eval`,
+    `eval_epochs` and `network`, for robust scores `attack_domain` and the attack's, and the
+    method's `held_out` positions for holdout.
     """
     rule = getattr(hyperparameters, "selection", "none")
     if rule == "none":
@@ -53,13 +60,14 @@ def selection(
         labels.to(context.device),
         torch.arange(len(pixels), device=context.device),
         dataset.classes,
-        tuple(dataset.mean.tolist()),
-        tuple(dataset.std.tolist()),
+        dataset.space,
     )
-    aimed = hp.target_rule != "untargeted"
-    protocol = _protocol(hp, "modC" if not aimed else hp.target_rule)
-    mode: Mode = "targeted" if aimed else "untargeted"
-    recipe = Students(count=hp.num_eval, network=hp.network, epochs=hp.eval_epochs)
+    robust = getattr(hp, "selection_score", "robust") == "robust"
+    correct = _under_attack(hp, seed) if robust else _clean
+    phase = "attacking" if robust else "testing students"
+    recipe = Students(
+        count=hp.num_eval, network=hp.network, epochs=hp.eval_epochs, learning_rate="set"
+    )
     finished: dict[str, float] = {}  # "step/number" of a student -> its accuracy
 
     def tell(step: int, progress: Progress) -> None:
@@ -73,16 +81,14 @@ def selection(
         for epoch in student.train():
             done = number * student.epochs + epoch.index + 1
             tell(step, Progress("training students", done, total, {"loss": epoch.loss}))
-        attacked = number * len(test)
-
+        judged = number * len(test)
         model = Passes(student.network, plan).bind(student.network.state_dict())
         right = 0
         for rows in test.blocks(BLOCK):
             block = test.part(rows)
-            (entry,) = protocol.entries
-            right += int(face(model, block, protocol, entry, mode, seed=seed).faced.correct.sum())
-            attacked += len(block)
-            tell(step, Progress("attacking", attacked, recipe.count * len(test)))
+            right += correct(model, block)
+            judged += len(block)
+            tell(step, Progress(phase, judged, recipe.count * len(test)))
         return right / len(test)
 
     def score(synthetic: SyntheticSet, step: int) -> float:
@@ -94,6 +100,23 @@ def selection(
         return fmean(finished[name] for name in names)
 
     return Evaluation(score, hp.eval_interval, finished)
+
+
+def _clean(model: Model, block: TestSet) -> int:
+    predicted = model(block.space.from_pixels(block.pixels)).argmax(dim=1)
+    return int((predicted == block.labels).sum())
+
+
+def _under_attack(hp: Any, seed: int) -> Correct:
+    aimed = hp.target_rule != "untargeted"
+    protocol = _protocol(hp, hp.target_rule if aimed else "modC")
+    (entry,) = protocol.entries
+    mode: Mode = "targeted" if aimed else "untargeted"
+
+    def correct(model: Model, block: TestSet) -> int:
+        return int(face(model, block, protocol, entry, mode, seed=seed).faced.correct.sum())
+
+    return correct
 
 
 def _protocol(hp: Any, target_rule: str) -> Protocol:

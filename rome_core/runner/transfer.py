@@ -5,19 +5,20 @@ Owns the way from files of weights to `transfer.json`, its figures and logs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rome_core import costs, metrics, passes
-from rome_core.data import Dataset
+from rome_core import costs, metrics, networks, passes
+from rome_core.data import Dataset, whitened
 from rome_core.data import load as load_dataset
 from rome_core.evaluation import beard, drawings
 from rome_core.evaluation.evaluation import test_set
 from rome_core.evaluation.statistics import wilson
-from rome_core.evaluation.subjects import Subject, load_model, statistics_of
+from rome_core.evaluation.subjects import Subject, load_model
 from rome_core.evaluation.transfer import Crafted, Transfer, Transferred
 from rome_core.files import write_atomically, write_json
 from rome_core.findings import Clamped, Evidence, Finding, findings, trust
@@ -40,21 +41,26 @@ def transfer(spec: Mapping[str, Any], context: Context) -> Outcome:
     asked = TransferSpec.model_validate(dict(spec))
     context.report(Progress("loading", 0, 1))
     dataset = load_dataset(asked.dataset, context.data_root)
-    sources = _models(asked.sources, dataset, context, "sources")
-    targets = (
-        sources if asked.targets is None else _models(asked.targets, dataset, context, "targets")
-    )
+    whiten = cache(partial(whitened, dataset, context.cache))
+    sources = _models(asked.sources, dataset, whiten, context, "sources")
+    targets = sources
+    if asked.targets is not None:
+        targets = _models(asked.targets, dataset, whiten, context, "targets")
     evaluating = resolved(asked.protocol, asked, "protocol")
     protocol = crafting(evaluating)
     entries = [entry for entry in chosen(protocol, asked) if entry.modes]
-    statistics = statistics_of(dataset)
-    test = test_set(dataset, asked.limit or protocol.images, asked.seed, statistics, context.device)
+    test = test_set(
+        dataset, asked.limit or protocol.images, asked.seed, dataset.space, context.device
+    )
     each = sum(costs.expected(entry.settings, dataset.classes) for entry in entries)
     plan = passes.plan(
         mode=MODES_OF_PLAN[asked.compile],
         images=int(each * len(asked.modes) * len(sources) * len(test)),
         threads=context.threads,
-        network=max((s.network.spec for s in (*sources, *targets)), key=lambda s: s.width),
+        network=max(
+            (s.network.spec for s in (*sources, *targets)),
+            key=lambda spec: networks.operations(spec, dataset.shape[1]),
+        ),
         size=dataset.shape[1],
         device=context.device,
     )
@@ -93,11 +99,21 @@ def transfer(spec: Mapping[str, Any], context: Context) -> Outcome:
 
 
 def _models(
-    models: Sequence[ModelRef], dataset: Dataset, context: Context, field: str
+    models: Sequence[ModelRef],
+    dataset: Dataset,
+    whiten: Callable[[float], Dataset],
+    context: Context,
+    field: str,
 ) -> tuple[Subject, ...]:
     return tuple(
         load_model(
-            model, dataset, context.inputs, context.data_root, context.device, f"{field}.{place}"
+            model,
+            dataset,
+            context.inputs,
+            context.data_root,
+            context.device,
+            f"{field}.{place}",
+            whiten=whiten,
         )
         for place, model in enumerate(models)
     )
@@ -140,6 +156,7 @@ def _report(
                 network=subject.network.spec.name,
                 digest=f"sha256:{subject.digest}",
                 assumed=list(subject.assumed),
+                space=(subject.space or dataset.space).name,
             )
             for subject in every.values()
         ],

@@ -236,6 +236,7 @@ WHERE_ARTIFACTS_ARE = "GET /v1/jobs/{id}/artifacts lists a job's."
 EXPECTED = {
     "synthetic set": ("a synthetic set", "of kind synthetic-set, as a distillation leaves it"),
     "weights": ("weights", "with weights, such as student-weights of an evaluation"),
+    "experts": ("trained networks", "of kind experts, as a job of that kind leaves it"),
 }
 
 

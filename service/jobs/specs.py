@@ -75,13 +75,13 @@ class Input:
 
     field: str  # such as models.0.artifact
     artifact: str
-    role: Literal["synthetic set", "weights"]
+    role: Literal["synthetic set", "weights", "experts"]
 
     def takes(self, kind: str) -> bool:
         """Whether an artifact of this kind can play the role."""
         if self.role == "weights":
             return kind.endswith("-weights")
-        return kind == "synthetic-set"
+        return kind == ("experts" if self.role == "experts" else "synthetic-set")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,8 @@ class Request:
         named = []
         if self.spec.get("artifact") is not None:
             named.append(Input("artifact", self.spec["artifact"], "synthetic set"))
+        if self.spec.get("experts") is not None:
+            named.append(Input("experts", self.spec["experts"], "experts"))
         for field in ("models", "sources", "targets"):
             for place, model in enumerate(self.spec.get(field) or ()):
                 if model["artifact"] is not None:

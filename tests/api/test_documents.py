@@ -80,12 +80,17 @@ def test_the_examples_of_a_submission_are_accepted(client: TestClient) -> None:
 
 
 def test_every_kind_has_its_schema(client: TestClient) -> None:
-    for kind, field in (("distill", "method"), ("evaluate", "models"), ("transfer", "sources")):
+    for kind, field in (
+        ("distill", "method"),
+        ("evaluate", "models"),
+        ("transfer", "sources"),
+        ("experts", "epochs"),
+    ):
         schema = client.get(f"/v1/schemas/{kind}").json()
         assert field in schema["properties"]
     missing = client.get("/v1/schemas/evalute").json()
     assert missing["code"] == "not_found"
-    assert "distill, evaluate, transfer" in missing["remedy"]
+    assert "distill, evaluate, transfer, experts" in missing["remedy"]
 
 
 def test_protocols_are_found_by_name_and_by_version(client: TestClient) -> None:

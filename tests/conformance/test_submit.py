@@ -177,6 +177,28 @@ def test_models_are_weights_of_ones_own_project(world: World, field: str) -> Non
     assert submitted(world, MODELS_OF[field](models(weights, uploaded)))
 
 
+def test_experts_are_trained_networks_of_ones_own_project(world: World) -> None:
+    source = world.submit()
+    trained = world.add_artifact(source, kind="experts", name="experts.safetensors")
+    wrong = world.add_artifact(source)
+    body = {"method": "mtt", "dataset": "digits", "ipc": 1}
+    for named, principal in [
+        (wrong, LOCAL),
+        ("art_unknown", LOCAL),
+        (trained, world.project("stranger")),
+    ]:
+        before = world.everything()
+        with pytest.raises(ValidationFailed) as caught:
+            submitted(world, {**body, "experts": named}, principal)
+        assert [problem.field for problem in caught.value.problems] == ["experts"]
+        assert world.everything() == before
+    world.cancel(source)
+    made = submitted(world, {**body, "experts": trained})
+    claim = world.claim(made.id)
+    assert claim is not None
+    assert dict(claim.inputs) == {trained: DIGEST}
+
+
 def test_every_artifact_a_job_reads_is_handed_to_its_worker(world: World) -> None:
     source = world.submit()
     world.cancel(source)

@@ -137,6 +137,41 @@ def test_a_set_is_judged_and_its_students_attack_each_other(
         assert timings["blocks"] == {"crafted": 0, "reused": 2}
 
 
+def test_experts_are_trained_once_and_named_by_a_distillation(
+    served: Serving, tmp_path: Path
+) -> None:
+    """A job of kind experts; a distillation that names its file; one that trains its own."""
+    trained = {"network": "convnet-d1-w4", "count": 1, "epochs": 2}
+    told = {"buffer_experts": 1, "max_start_epoch": 1, "expert_epochs": 1, "syn_steps": 1}
+    distil = {
+        "method": "mtt",
+        "dataset": "digits",
+        "ipc": 1,
+        "seed": 1,
+        "hyperparameters": {"network": "convnet-d1-w4", "iterations": 2, "lr_img": 1, **told},
+    }
+    with Client(served.url) as client:
+
+        def done(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+            job = client.wait(client.submit(spec)["id"], timeout=200)
+            return job, {row["name"]: row for row in client.artifacts(job["id"])}
+
+        job, files = done({"kind": "experts", "dataset": "digits", "seed": 0, **trained})
+        assert (job["method"], job["dataset"]) == (None, "digits")
+        assert set(files) == {"experts.safetensors", "provenance.json"}
+        made = files["experts.safetensors"]
+        assert (made["kind"], made["metadata"]["network"]) == ("experts", "convnet-d1-w4")
+        assert job["result"]["test_accuracy"]["n"] == 1
+        named, files = done({**distil, "experts": made["id"]})
+        assert named["provenance"]["parents"] == {made["id"]: made["digest"]}
+        assert "experts.safetensors" not in files
+        own, others = done(distil)
+        assert others["experts.safetensors"]["kind"] == "experts"
+        assert others["synthetic.pt"]["digest"] == files["synthetic.pt"]["digest"]
+        (note, *_) = own["provenance"]["notes"]
+        assert "experts of seed 0" in note
+
+
 def test_an_upload_that_is_no_network_fails_the_job_that_reads_it(
     served: Serving, tmp_path: Path
 ) -> None:

@@ -191,6 +191,8 @@ def test_npz_with_its_own_test_split(tmp_path: Path) -> None:
     assert read.test_labels.tolist() == [0, 1]
     expected = read.train_images.double().mean(dim=(0, 2, 3))
     assert torch.allclose(read.mean, expected)
+    spread = (read.train_images.double() - expected.view(-1, 1, 1)).square().mean(dim=(0, 2, 3))
+    assert torch.allclose(read.std, spread.sqrt(), rtol=1e-9)
     assert read.split == "the file's own"
 
 
@@ -201,6 +203,15 @@ def test_npz_without_one_gives_up_every_fifth(tmp_path: Path) -> None:
     assert read.shape == (1, 4, 4)
     assert read.class_names == ("no", "yes")
     assert "every fifth" in read.split
+
+
+def test_a_channel_that_never_changes_is_divided_by_one(tmp_path: Path) -> None:
+    x = images(10, 4, 4, 3)
+    x[..., 1] = 51
+    save(tmp_path, images=x, labels=np.array([0, 1] * 5))
+    read = data.load("npz:mine", tmp_path)
+    assert (float(read.mean[1]), float(read.std[1])) == (pytest.approx(0.2), 1)
+    assert float(read.std[0]) < 0.5
 
 
 GOOD = {"images": images(10, 4, 4), "labels": np.array([0, 1] * 5)}
@@ -286,6 +297,6 @@ def test_npz_that_is_missing(tmp_path: Path) -> None:
     assert "numpy.savez" in error.remedy
 
 
-@pytest.mark.parametrize("name", ["mnist", "npz:../mine", ""])
+@pytest.mark.parametrize("name", ["minst", "npz:../mine", "folder:../mine", ""])
 def test_names_that_are_none(tmp_path: Path, name: str) -> None:
     assert failure(lambda: data.load(name, tmp_path)).code == "dataset_unknown"

@@ -24,6 +24,7 @@ from rome_core.findings import (
     trust,
 )
 from rome_core.recipes.protocols import PROTOCOLS, overridden
+from rome_core.space import Normalised
 from tests.rome_core.evaluation.conftest import bound, some, subject, trained
 
 CLEAR: dict[str, Any] = {
@@ -278,7 +279,7 @@ def one_value(answer: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 def grey(n: int = 4) -> TestSet:
     """Images that are a half everywhere, all of the first class."""
     pixels, labels = torch.full((n, 1, 8, 8), 0.5), torch.zeros(n, dtype=torch.int64)
-    return TestSet(pixels, labels, torch.arange(n), 2, (0.5,), (0.2,))
+    return TestSet(pixels, labels, torch.arange(n), 2, Normalised.of((0.5,), (0.2,)))
 
 
 def test_a_region_that_large_steps_leap_over_is_doubted() -> None:
@@ -301,7 +302,7 @@ def test_a_path_that_opens_step_by_step_needs_more_steps() -> None:
 def test_clamped_brightness_is_doubted_where_it_is_clamped() -> None:
     """Classes by brightness, all above one standard deviation: the clamp makes them one."""
     light = 0.75 + 0.2 * torch.arange(40).view(-1, 1, 1, 1).remainder(2) * torch.ones(1, 1, 8, 8)
-    test = TestSet(light, torch.arange(40) % 2, torch.arange(40), 2, (0.5,), (0.2,))
+    test = TestSet(light, torch.arange(40) % 2, torch.arange(40), 2, Normalised.of((0.5,), (0.2,)))
 
     def bright(x: Tensor) -> Tensor:
         mean = x.mean(dim=(1, 2, 3))

@@ -15,11 +15,12 @@ from rome_core.attacks import Budget, adapt, perturb, targets
 from rome_core.attacks.gradient import Forward, explore, jacobian, loss_gradient
 from rome_core.distillation.rome import Rome
 from rome_core.errors import CoreError
-from rome_core.networks import ConvNet, build
+from rome_core.networks import Network, build
 from rome_core.passes import Passes, Plan, plan
 from rome_core.randomness import generator
 from rome_core.recipes.networks import parse
 from rome_core.recipes.rome import RomeHyperparameters
+from rome_core.space import Normalised
 from tests.rome_core.distillation.conftest import tiny_dataset
 
 EAGER = Plan(False, None, False, 1, "the plain way")
@@ -35,26 +36,28 @@ needs_compiler = pytest.mark.skipif(
 deprecations = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
 
-def network(name: str = "convnet-d2-w4", dtype: torch.dtype = torch.float64) -> ConvNet:
-    made = build(name, channels=3, size=8, classes=5, generator=generator(1))
+def network(
+    name: str = "convnet-d2-w4", dtype: torch.dtype = torch.float64, size: int = 8
+) -> Network:
+    made = build(name, channels=3, size=size, classes=5, generator=generator(1))
     with torch.no_grad():
         for value in made.parameters():  # norms start at one and zero, which would hide mistakes
             value += 0.1 * torch.randn(value.shape, generator=generator(2))
     return made.to(dtype)
 
 
-def batch(n: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    x = torch.randn(n, 3, 8, 8, generator=generator(3), dtype=dtype)
+def batch(n: int = 5, dtype: torch.dtype = torch.float64, size: int = 8) -> tuple[Tensor, Tensor]:
+    x = torch.randn(n, 3, size, size, generator=generator(3), dtype=dtype)
     return x, torch.randint(0, 5, (n,), generator=generator(4))
 
 
-def plain_input_gradient(net: ConvNet, x: Tensor, y: Tensor) -> Tensor:
+def plain_input_gradient(net: Network, x: Tensor, y: Tensor) -> Tensor:
     leaf = x.clone().requires_grad_()
     loss = F.cross_entropy(net.eval()(leaf), y, reduction="sum")
     return torch.autograd.grad(loss, leaf)[0]
 
 
-def plain_train_gradient(net: ConvNet, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+def plain_train_gradient(net: Network, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     net.train()
     gradients = torch.autograd.grad(F.cross_entropy(net(x), y), list(net.parameters()))
     return dict(zip(dict(net.named_parameters()), gradients, strict=True))
@@ -66,11 +69,28 @@ NETWORKS = ["convnet-d2-w4"] + [
 ]
 
 
+SIZES = {"mlp": 8, "lenet": 16, "alexnet": 8, "vgg11": 32, "resnet18": 16}
+
+
 @pytest.mark.parametrize("how", [EAGER, CHUNKED], ids=["whole", "chunked"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_passes_are_plain_autograd(name: str, how: Plan):
-    net, (x, y) = network(name), batch()
-    made = Passes(network(name), how)
+    compare_with_plain_autograd(name, how, *batch())
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", "lenet", "alexnet", "vgg11", "vgg11-batch", "resnet18", "resnet18-batch-ap"]
+)
+def test_passes_over_any_family_are_plain_autograd(name: str):
+    """In chunks of one image, in channels-last."""
+    compare_with_plain_autograd(
+        name, replace(CHUNKED, chunk_bytes=1), *batch(2, size=SIZES[name.split("-")[0]])
+    )
+
+
+def compare_with_plain_autograd(name: str, how: Plan, x: Tensor, y: Tensor) -> None:
+    net, skeleton = (network(name, size=x.shape[-1]) for _ in range(2))
+    made = Passes(skeleton, how)
     state = {k: v.clone() for k, v in net.state_dict().items()}
     torch.testing.assert_close(made.input_gradient(state, x, y), plain_input_gradient(net, x, y))
     torch.testing.assert_close(made.logits(state, x), net.eval()(x))
@@ -87,7 +107,7 @@ def test_passes_are_plain_autograd(name: str, how: Plan):
         torch.testing.assert_close(logits, net(x))
 
 
-def plain_jacobian(net: ConvNet, x: Tensor) -> Tensor:
+def plain_jacobian(net: Network, x: Tensor) -> Tensor:
     """(n, classes, c, h, w)."""
     leaf = x.clone().requires_grad_()
     totals = net.eval()(leaf).sum(dim=0)
@@ -111,7 +131,8 @@ def fallen(forward: Forward, images: Tensor, part: slice) -> tuple[Tensor, ...]:
 def test_gradients_of_any_logits_are_plain_autograd(how: Plan, domain: str):
     net, (x, y) = network(), batch()
     std = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64).view(3, 1, 1)
-    seen = adapt(Passes(net, how).bind(net.state_dict()), domain, (0.1, 0.2, 0.3), std.flatten())
+    space = Normalised.of((0.1, 0.2, 0.3), std.flatten().tolist())
+    seen = adapt(Passes(net, how).bind(net.state_dict()), domain, space)
     images = seen.from_normalised(x)
     expected = plain_jacobian(net, x) / (std if domain == "pixel" else 1)
     every, rows = torch.arange(5).expand(5, 5), torch.arange(5)
@@ -158,8 +179,8 @@ class Memory:
         self.error = RuntimeError if room < 0 else torch.OutOfMemoryError
         made = passes._pass
 
-        def make(kind: passes.Kind, skeleton: ConvNet, **options: bool) -> passes.Pass:
-            whole = made(kind, skeleton, **options)
+        def make(kind: passes.Kind, skeleton: Network) -> passes.Pass:
+            whole = made(kind, skeleton)
 
             def run(values: list[Tensor], x: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
                 self.asked.append(len(x))
@@ -172,7 +193,7 @@ class Memory:
         monkeypatch.setattr(passes, "_pass", make)
 
 
-ASKS: dict[str, Callable[[Passes, ConvNet, Tensor, Tensor], Tensor]] = {
+ASKS: dict[str, Callable[[Passes, Network, Tensor, Tensor], Tensor]] = {
     "logits": lambda made, net, x, y: made.logits(net.state_dict(), x),
     "input gradient": lambda made, net, x, y: made.input_gradient(net.state_dict(), x, y),
     "loss gradient": lambda made, net, x, y: made.loss_gradient(
@@ -185,7 +206,7 @@ ASKS: dict[str, Callable[[Passes, ConvNet, Tensor, Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
 def test_batches_shrink_to_what_memory_has_room_for(
-    ask: Callable[[Passes, ConvNet, Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+    ask: Callable[[Passes, Network, Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ):
     net, (x, y) = network(), batch(11)
     expected = ask(Passes(net, EAGER), net, x, y)
@@ -252,13 +273,27 @@ def test_pgd_through_passes_is_pgd_through_the_module():
     net, (x, y) = network(), batch()
     bound = Passes(network(), CHUNKED).bind(net.state_dict())
     aim, budget = targets("modC", y, 5), Budget.of(step="2/225")
+    space = Normalised.of((0.5,) * 3, (0.2,) * 3)
     for domain in ("reference", "pixel"):
         ours, plain = (
-            perturb(adapt(m, domain, (0.5,) * 3, (0.2,) * 3).model, x, y, budget, generator(5),
+            perturb(adapt(m, domain, space).model, x, y, budget, generator(5),
                 targets=aim)
             for m in (bound, net)
         )  # fmt: skip
         torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "images"),
+    [
+        *(("mlp", 32, 256), ("lenet", 32, 128), ("alexnet", 32, 8), ("vgg11", 32, 16)),
+        *(("resnet18", 32, 16), ("convnet-w32", 28, 32), ("convnet-d2-w16", 8, 1024)),
+    ],
+)
+def test_chunks_follow_the_largest_activation(name: str, size: int, images: int):
+    """4 MiB of it."""
+    net = build(name, channels=3, size=size, classes=10, generator=generator(0))
+    assert Passes(net, plan(mode="eager", threads=1)).chunk == images
 
 
 def test_chunks_fit_their_bytes():
@@ -305,6 +340,23 @@ def test_work_is_weighed_by_the_network(monkeypatch: pytest.MonkeyPatch):
     assert plan(images=images).compiled
     assert not plan(images=images, size=8).compiled
     assert not plan(images=images, network=parse("convnet-w32")).compiled
+    assert plan(images=images, network=parse("convnet-batch")).compiled
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet", "alexnet", "vgg11", "resnet18"])
+def test_other_families_are_compiled_only_where_that_is_asked_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(passes, "_compiler_failure", lambda device: None)
+    chosen = plan(images=10**9, network=parse(name))
+    assert not chosen.compiled
+    assert chosen.reason == "compiling pays for ConvNets alone"
+    assert plan(mode="compiled", network=parse(name)).compiled
+
+
+def test_a_plan_for_images_too_small_is_made_all_the_same():
+    """A method without networks plans for the reference one."""
+    assert plan(images=10, size=2).threads == 1
 
 
 def test_without_a_compiler_passes_are_eager_and_say_why(monkeypatch: pytest.MonkeyPatch):
@@ -386,6 +438,50 @@ def test_compiled_passes_are_eager_ones():
     torch.testing.assert_close(logits.double(), double(x.double()), rtol=1e-4, atol=1e-5)
     for key, value in plain_train_gradient(double, x.double(), y).items():
         torch.testing.assert_close(gradients[key].double(), value, rtol=1e-4, atol=1e-5)
+
+
+FAMILIES = ["mlp", "lenet", "alexnet", "vgg11", "resnet18", "resnet18-ap"]
+
+
+def compare_compiled_with_plain_autograd(name: str) -> None:
+    """In float64, where no activation is so near a kink that rounding decides on its side."""
+    size = SIZES[name.split("-")[0]]
+    chosen = Plan(True, None, True, 1, "compiled")
+    net, (x, y) = network(name, size=size), batch(2, size=size)
+    made, state = Passes(net, chosen), net.state_dict()
+    torch.testing.assert_close(made.input_gradient(state, x, y), plain_input_gradient(net, x, y))
+    gradients, logits = made.train_gradient(state, x, y)
+    torch.testing.assert_close(logits, net(x))
+    for key, value in plain_train_gradient(net, x, y).items():
+        torch.testing.assert_close(gradients[key], value)
+    _, (slopes,) = jacobian(made.bind(state), x[:1], torch.tensor([[0, 3]]))
+    torch.testing.assert_close(slopes, plain_jacobian(net, x[:1])[0, [0, 3]])
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet", "alexnet", "resnet18"])
+def test_what_is_compiled_of_any_family_is_plain_autograd(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The traced graphs themselves, which takes no compiler and a twentieth of the time."""
+    graphs = []
+
+    def keep(graph: torch.fx.GraphModule, **_: bool) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", keep)
+    monkeypatch.setattr(passes, "_compile", passes._compile.__wrapped__)
+    compare_compiled_with_plain_autograd(name)
+    assert len(graphs) == 3
+    assert not any("group_norm" in graph.code for graph in graphs)  # spelt out, to be fused
+
+
+@pytest.mark.long
+@needs_compiler
+@deprecations
+@pytest.mark.parametrize("name", FAMILIES)
+def test_compiled_passes_over_any_family_are_eager_ones(name: str):
+    compare_compiled_with_plain_autograd(name)
 
 
 @needs_compiler

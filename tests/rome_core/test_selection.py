@@ -13,12 +13,15 @@ from torch import Tensor
 from rome_core.attacks.gradient import Model
 from rome_core.data import Dataset
 from rome_core.distillation.engine import Evaluation
+from rome_core.distillation.idm import Idm
 from rome_core.distillation.rome import Rome
 from rome_core.evaluation import robustness
 from rome_core.evaluation.robustness import Block, TestSet
+from rome_core.evaluation.students import Student
 from rome_core.passes import plan
 from rome_core.progress import Progress, Stopped
 from rome_core.recipes.attacks import Mode, PgdSettings
+from rome_core.recipes.idm import IdmHyperparameters
 from rome_core.recipes.protocols import Entry, Protocol
 from rome_core.recipes.rome import RomeHyperparameters
 from rome_core.runner import Context
@@ -75,6 +78,19 @@ class Spy:
 def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     made = Spy()
     monkeypatch.setattr("rome_core.runner.selection.face", made)
+    return made
+
+
+@pytest.fixture
+def students(monkeypatch: pytest.MonkeyPatch) -> list[Student]:
+    """All that are trained, in order."""
+    made: list[Student] = []
+
+    def remembered(*given: Any, **more: Any) -> Student:
+        made.append(Student(*given, **more))
+        return made[-1]
+
+    monkeypatch.setattr("rome_core.runner.selection.Student", remembered)
     return made
 
 
@@ -172,3 +188,58 @@ def test_a_stop_is_heard_while_attacking_and_finished_students_are_kept(
     resumed.finished.update(evaluation.finished)
     assert resumed.score(images, 2) == expected
     assert len(spy.asked) == 1
+
+
+def test_clean_scores_are_accuracies_of_images_as_they_are(
+    dataset: Dataset,
+    context: Context,
+    spy: Spy,
+    students: list[Student],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rome_core.runner.selection.BLOCK", 4)
+    phases: list[str] = []
+    listening = replace(context, report=lambda progress: phases.append(progress.phase))
+    method, evaluation, images = judging(
+        dataset, listening, selection="holdout", holdout=0.5, selection_score="clean", eval_epochs=9
+    )
+    score = evaluation.score(images, 2)
+    assert not spy.asked
+    assert set(phases) == {"training students", "testing students"}
+    x = dataset.normalise(dataset.train_images[method.held_out])
+    labels = dataset.train_labels[method.held_out]
+    right = [(student.network(x).argmax(dim=1) == labels).float().mean() for student in students]
+    assert len(students) == 2
+    assert score == pytest.approx(sum(map(float, right)) / 2)
+    assert 0 < score < 1
+
+
+def test_a_clean_score_of_the_test_set_needs_no_reference_domain(
+    dataset: Dataset, context: Context, students: list[Student]
+) -> None:
+    settings = IdmHyperparameters(**{**SETTINGS, "selection": "test", "eval_epochs": 9})
+    how = plan(mode="eager", threads=1)
+    method = Idm(dataset, settings, ipc=1, seed=3, plan=how)
+    evaluation = selection(method, dataset, settings, 3, context, how)
+    assert evaluation is not None
+    score = evaluation.score(method.synthetic_set(), 2)
+    x, labels = dataset.normalise(dataset.test_images), dataset.test_labels
+    right = [(student.network(x).argmax(dim=1) == labels).float().mean() for student in students]
+    assert score == pytest.approx(sum(map(float, right)) / 2)
+
+
+def test_students_learn_at_the_rate_of_the_set(
+    dataset: Dataset, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method that learned its rate is judged by it."""
+    rates: list[float] = []
+
+    def remembered(*given: Any, **more: Any) -> Student:
+        made = Student(*given, **more)
+        rates.append(made.state_dict()["rate"])
+        return made
+
+    monkeypatch.setattr("rome_core.runner.selection.Student", remembered)
+    _, evaluation, images = judging(dataset, context, selection="holdout")
+    evaluation.score(replace(images, learning_rate=0.25), 2)
+    assert rates == [0.25, 0.25]

@@ -19,9 +19,12 @@ from rome_core import recipes, synthetic
 from rome_core.card import save_card
 from rome_core.errors import CoreError
 from rome_core.files import write_atomically, write_json
+from rome_core.space import Normalised, Zca
 from rome_core.sprite import GAP, save_png
 from rome_core.synthetic import SyntheticSet
 from tests.rome_core.distillation.conftest import tiny_dataset
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 def made(factor: int = 1, channels: int = 3, size: int = 32) -> SyntheticSet:
@@ -33,8 +36,7 @@ def made(factor: int = 1, channels: int = 3, size: int = 32) -> SyntheticSet:
         dataset="cifar10",
         classes=10,
         ipc=2,
-        mean=(0.4914, 0.4822, 0.4465)[:channels],
-        std=(0.2023, 0.1994, 0.2010)[:channels],
+        space=Normalised.of(MEAN[:channels], STD[:channels]),
         augmentation="color_crop",
         learning_rate=0.01,
         method="rome",
@@ -43,8 +45,11 @@ def made(factor: int = 1, channels: int = 3, size: int = 32) -> SyntheticSet:
 
 
 def same(one: SyntheticSet, other: SyntheticSet) -> bool:
+    def told(value: Any) -> Any:
+        return value.identity if isinstance(value, Normalised | Zca) else value
+
     return all(
-        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else told(a) == told(b)
         for a, b in ((getattr(one, f.name), getattr(other, f.name)) for f in fields(SyntheticSet))
     )
 
@@ -155,7 +160,7 @@ def test_a_bare_reference_file_needs_a_dataset_and_a_factor(tmp_path: Path) -> N
     read = synthetic.load(path, dataset="cifar10", factor=2)
     assert torch.equal(read.images, made().images)
     assert (read.factor, read.ipc, read.classes) == (2, 2, 10)
-    assert read.mean == made().mean
+    assert read.space.identity == made().space.identity
     assert failure(lambda: synthetic.load(path, dataset="digits", factor=2)).code == (
         "artifact_invalid"
     )
@@ -197,7 +202,7 @@ def test_a_truncated_file_is_damaged(
         ({"data": []}, "'data'"),
         ({"data": [[torch.zeros(2, 3), torch.zeros(2)]]}, "(n, c, h, w)"),
         ({"data": [[torch.zeros(2, 3, 4, 4), torch.zeros(3)]]}, "(n,)"),
-        ({"data": [[torch.zeros(2, 3, 4, 4), torch.zeros(2)]]}, "soft labels"),
+        ({"data": [[torch.zeros(2, 3, 4, 4), torch.zeros(2)]]}, "soft ones"),
         ({"data": [[torch.zeros(2, 3, 4, 4) / 0, torch.tensor([0, 1])]]}, "not finite"),
     ],
 )
@@ -213,7 +218,7 @@ def test_metadata_of_ours_is_checked(tmp_path: Path) -> None:
     synthetic.save_pt(made(), path)
     good = torch.load(path, weights_only=True)
     changes: tuple[tuple[str, object, str], ...] = (
-        ("format_version", 2, "format version is 2"),
+        ("format_version", 3, "format version is 3"),
         ("factor", "x", "garble"),
         ("factor", float("inf"), "garble"),
         ("factor", 0, "factor is 0"),
@@ -275,3 +280,204 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         write_json(tmp_path / "b.json", {"a": float("nan")})
     assert not (tmp_path / "b.json").exists()
+
+
+def whitened(factor: int = 1) -> SyntheticSet:
+    """Of small images, in a space of their own, with soft labels and a learned rate."""
+    draws = torch.Generator().manual_seed(4)
+    coarse = torch.rand(300, 3, 4, 4, generator=draws).repeat_interleave(2, 2)
+    space = Zca.fit(coarse.repeat_interleave(2, 3))
+    pixels = torch.rand(20, 3, 8, 8, generator=draws)
+    return replace(
+        made(factor, size=8),
+        images=space.from_pixels(pixels),
+        space=space,
+        learning_rate=0.0123,
+        soft_labels=torch.rand(20 * factor**2, 10, generator=draws).softmax(dim=1),
+    )
+
+
+@pytest.mark.parametrize("save", [synthetic.save_pt, synthetic.save_safetensors])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_whitened_set_comes_back_with_its_soft_labels(
+    tmp_path: Path, save: Callable[[SyntheticSet, Path], None], factor: int
+) -> None:
+    one = whitened(factor)
+    for kept in (one, replace(one, soft_labels=None), replace(made(factor), soft_labels=None)):
+        save(kept, tmp_path / "set")
+        assert same(synthetic.load(tmp_path / "set"), kept)
+    soft = replace(made(factor), soft_labels=one.soft_labels)
+    save(soft, tmp_path / "set")
+    assert same(synthetic.load(tmp_path / "set"), soft)
+    save(one, tmp_path / "again")
+    save(whitened(factor), tmp_path / "set")
+    assert (tmp_path / "set").read_bytes() == (tmp_path / "again").read_bytes()
+
+
+def test_only_sets_with_something_new_are_of_a_new_version(tmp_path: Path) -> None:
+    """A reader of version 1 would take whitened images for normalised ones."""
+    one = whitened()
+    for kept, version in (
+        (made(), 1),
+        (replace(made(), learning_rate=0.5), 1),
+        (one, 2),
+        (replace(one, soft_labels=None), 2),
+        (replace(made(), soft_labels=one.soft_labels), 2),
+    ):
+        assert kept.metadata()["format_version"] == version
+        synthetic.save_pt(kept, tmp_path / "set.pt")
+        content = torch.load(tmp_path / "set.pt", weights_only=True)
+        assert content["format_version"] == version
+        assert ("soft_labels" in content) == (kept.soft_labels is not None)
+        assert "space" not in content
+    plain, new = made().metadata(), one.metadata()
+    assert (plain["space"], plain["labels"], plain["normalised"]) == ("normalised", "hard", True)
+    assert (new["space"], new["labels"], new["normalised"]) == ("zca", "soft", False)
+    assert (new["mean"], new["std"], new["zca"]) == (None, None, {"epsilon": 0.1})
+    assert json.loads(json.dumps(new)) == new
+
+
+def test_the_bytes_of_plain_sets_are_those_of_before(tmp_path: Path) -> None:
+    """What files said before there were whitened sets: whoever holds a digest finds it again."""
+    synthetic.save_safetensors(made(factor=2), tmp_path / "set")
+    length = int.from_bytes((tmp_path / "set").read_bytes()[:8], "little")
+    header = json.loads((tmp_path / "set").read_bytes()[8 : 8 + length])
+    assert json.loads(header["__metadata__"]["set"]) == {
+        "format": "rome-synthetic-set",
+        "format_version": 1,
+        "method": "rome",
+        "preset": "rome-2025-cifar10-ipc10",
+        "dataset": "cifar10",
+        "classes": 10,
+        "ipc": 2,
+        "factor": 2,
+        "expanded": False,
+        "normalised": True,
+        "mean": list(MEAN),
+        "std": list(STD),
+        "zca": None,
+        "augmentation": "color_crop",
+        "learning_rate": 0.01,
+    }
+    synthetic.save_pt(made(factor=2), tmp_path / "set.pt")
+    content = torch.load(tmp_path / "set.pt", weights_only=True)
+    assert {**json.loads(header["__metadata__"]["set"]), "data": content["data"]} == content
+
+
+def test_the_safetensors_twin_of_a_whitened_set_holds_its_whitening(tmp_path: Path) -> None:
+    one = whitened()
+    synthetic.save_safetensors(one, tmp_path / "set.safetensors")
+    tensors = safetensors.torch.load_file(tmp_path / "set.safetensors")
+    assert set(tensors) == {
+        *("images", "labels", "soft_labels"),
+        *("zca/mean", "zca/eigenvectors", "zca/eigenvalues"),
+    }
+    assert isinstance(one.space, Zca)
+    assert torch.equal(tensors["zca/eigenvectors"], one.space.eigenvectors)
+
+
+def resaved(tensors: dict[str, torch.Tensor], path: Path, described: dict[str, Any]) -> None:
+    safetensors.torch.save_file(tensors, path, {"set": json.dumps(described)})
+
+
+def test_damaged_whitenings_and_soft_labels_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.pt"
+    synthetic.save_pt(whitened(), path)
+    good = torch.load(path, weights_only=True)
+    zca, soft = good["zca"], good["soft_labels"]
+    changes: tuple[tuple[str, object, str], ...] = (
+        ("zca", None, "garble"),
+        ("zca", [1, 2], "no whitening"),
+        ("zca", {}, "its mean are no float tensor"),
+        ("zca", {**zca, "mean": zca["mean"][1:]}, "the shape (191,)"),
+        ("zca", {**zca, "eigenvectors": zca["eigenvectors"] * 1.1}, "orthonormal"),
+        ("zca", {**zca, "eigenvalues": zca["eigenvalues"] - 1}, "below 0"),
+        ("zca", {**zca, "epsilon": 0.0}, "epsilon"),
+        ("soft_labels", "soft", "no float32 tensor of the shape (20, 10)"),
+        ("soft_labels", soft.double(), "no float32 tensor"),
+        ("soft_labels", soft[1:], "no float32 tensor"),
+        ("soft_labels", soft[:, 1:], "no float32 tensor"),
+        ("soft_labels", soft[:1].clone().expand(20, 10), "not finite, or not there"),
+        ("soft_labels", soft / 0, "not finite"),
+        ("soft_labels", soft * 1.001, "sum to 1"),
+        ("soft_labels", 2 * torch.eye(10).repeat(2, 1) - 0.1, "sum to 1"),
+        ("factor", 2, "(80, 10)"),
+    )
+    for field, value, words in changes:
+        torch.save({**good, field: value}, path)
+        error = failure(lambda: synthetic.load(path))
+        assert error.code == "artifact_invalid", words
+        assert words in error.detail
+
+    path = tmp_path / "set.safetensors"
+    synthetic.save_safetensors(whitened(), path)
+    tensors, described = safetensors.torch.load_file(path), whitened().metadata()
+    resaved(tensors, path, described)
+    assert same(synthetic.load(path), whitened())
+    del tensors["zca/mean"]
+    resaved(tensors, path, described)
+    assert failure(lambda: synthetic.load(path)).code == "artifact_damaged"
+
+
+def test_soft_labels_of_a_rounding_s_width_are_read(tmp_path: Path) -> None:
+    one = replace(made(), soft_labels=torch.eye(10).repeat_interleave(2, dim=0) * 1.00005)
+    synthetic.save_pt(one, tmp_path / "set.pt")
+    assert same(synthetic.load(tmp_path / "set.pt"), one)
+
+
+def test_a_whitened_set_is_shown_in_pixels(tmp_path: Path) -> None:
+    one = whitened()
+    draws = torch.Generator().manual_seed(4)
+    torch.rand(300, 3, 4, 4, generator=draws)
+    pixels = torch.rand(20, 3, 8, 8, generator=draws)
+    torch.testing.assert_close(one.pixels, pixels, atol=1e-5, rtol=0)
+    save_png(one, tmp_path / "set.png")
+    with Image.open(tmp_path / "set.png") as opened:
+        picture = np.asarray(opened)
+    cell = picture[GAP : GAP + 64 : 8, GAP : GAP + 64 : 8].astype(np.float64) / 255
+    assert np.abs(cell - pixels[0].permute(1, 2, 0).numpy()).max() < 0.51 / 255 + 1e-5
+
+
+def test_the_card_s_code_whitens_as_the_set_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, spec = whitened(), recipes.canonical(SPEC, seed=4)
+    synthetic.save_pt(one, Path("synthetic.pt"))
+    save_card(one, spec, Path("card.md"))
+    card = Path("card.md").read_text()
+    code = card.partition("```python\n")[2].partition("```")[0]
+    told: dict[str, Any] = {}
+    exec(code, told)
+    pixels = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+    seen = told["whitened"](pixels)
+    torch.testing.assert_close(seen, one.space.from_pixels(pixels), atol=1e-5, rtol=1e-5)
+    assert torch.equal(told["soft_labels"], one.soft_labels)
+    assert torch.equal(told["images"], one.images)
+    for words in ("test images", "0.0123", "in the place of", "soft labels"):
+        assert words.replace("in the place of", "the place of normalisation") in card
+    save_card(made(), spec, Path("plain.md"))
+    assert "soft" not in Path("plain.md").read_text()
+    assert "no ZCA" in Path("plain.md").read_text()
+
+
+def test_a_set_of_a_whitened_dataset_is_in_its_space() -> None:
+    dataset = tiny_dataset().whitened()
+    soft = torch.rand(20, dataset.classes, generator=torch.Generator().manual_seed(7))
+    soft = soft.softmax(dim=1).double().requires_grad_()
+    one = SyntheticSet.of(
+        made(size=16).images,
+        made().labels,
+        dataset,
+        factor=1,
+        ipc=2,
+        augmentation="none",
+        method="random",
+        learning_rate=0.3,
+        soft_labels=soft,
+    )
+    assert one.space is dataset.whitening
+    assert one.soft_labels is not None
+    assert one.soft_labels.dtype == torch.float32
+    assert not one.soft_labels.requires_grad
+    assert torch.equal(one.soft_labels, soft.detach().float())

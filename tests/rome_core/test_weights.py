@@ -13,14 +13,15 @@ from torch import Tensor
 
 from rome_core import weights
 from rome_core.errors import CoreError
-from rome_core.networks import ConvNet, build
+from rome_core.networks import Network, build
 from rome_core.randomness import generator
+from rome_core.space import Normalised, Zca
 from tests.rome_core.test_foreign import Exploit
 
 NAME = "convnet-d2-w8"
 
 
-def network(name: str = NAME, **changes: int) -> ConvNet:
+def network(name: str = NAME, **changes: int) -> Network:
     shape = {"channels": 3, "size": 8, "classes": 4, **changes}
     return build(name, **shape, generator=generator(1, name))
 
@@ -45,7 +46,7 @@ def put(path: Path, content: object) -> Path:
     return path
 
 
-def same(one: ConvNet, other: ConvNet) -> bool:
+def same(one: Network, other: Network) -> bool:
     mine, theirs = one.state_dict(), other.state_dict()
     return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
 
@@ -66,6 +67,114 @@ def test_what_is_saved_comes_back_and_says_what_it_is(path: Path, name: str) -> 
     weights.save(loaded.network, again)
     assert again.read_bytes() == path.read_bytes()
     assert safetensors.torch.load_file(path).keys() == made.state_dict().keys()
+
+
+def test_weights_of_whitened_images_say_whose_whitening_it_was(path: Path) -> None:
+    made, images = network(), torch.rand(200, 3, 8, 8, generator=generator(4))
+    space = Zca.fit(images, 0.2)
+    weights.save(made, path, space)
+    loaded = read(path)
+    assert same(loaded.network, made)
+    assert (loaded.network.spec.name, loaded.assumed) == (NAME, ())
+    assert loaded.whitening == space.sketch
+    first = path.read_bytes()
+    weights.save(loaded.network, path, Zca.fit(images, 0.2))
+    assert path.read_bytes() == first
+    weights.save(made, path)
+    plain = path.read_bytes()
+    assert read(path).whitening is None
+    weights.save(made, path, Normalised.of((0.5,) * 3, (0.2,) * 3))
+    assert path.read_bytes() == plain
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "no JSON",
+        "[1]",
+        '"convnet"',
+        '{"network": "convnet-d2-w4", "whitening": {"epsilon": 0.1}}',
+        '{"network": "convnet-d2-w4", "whitening": {"epsilon": "x", "values": []}}',
+        '{"network": "convnet-d2-w4", "whitening": {"epsilon": 0.1, "values": [null]}}',
+        '{"network": "convnet-d2-w4", "whitening": "zca"}',
+    ],
+)
+def test_a_whitening_that_is_none_is_damage(path: Path, told: str) -> None:
+    safetensors.torch.save_file(network().state_dict(), path, {"described": told})
+    assert failure(lambda: read(path)).code == "weights_damaged"
+
+
+FITTING = {"mlp": 8, "mlp-d3-w16": 8, "lenet": 16, "alexnet": 8, "vgg11": 32, "vgg11-batch": 32}
+FITTING |= {f"resnet18{more}": 16 for more in ("", "-batch", "-ap", "-batch-ap")}
+
+
+@pytest.mark.parametrize(("name", "size"), FITTING.items())
+def test_other_families_come_back_and_are_told_by_their_shapes(
+    path: Path, name: str, size: int
+) -> None:
+    made = network(name, size=size)
+    weights.save(made, path)
+    assert same(read(path, size=size).network, made)
+    assert read(path, size=size).network.spec.name == name
+    for save in (torch.save, safetensors.torch.save_file):  # as anybody else would
+        save({f"module.{key}": value for key, value in made.state_dict().items()}, path)
+        loaded = read(path, size=size)
+        assert loaded.network.spec.name == name
+        assert loaded.assumed == ()
+        assert same(loaded.network, made)
+        assert same(read(path, name, size=size).network, made)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "changes", "words"),
+    [
+        ("mlp", 8, {"classes": 5}, ("fc_3.weight", "(4, 128)", "(5, 128)", "these 5 classes")),
+        ("mlp", 8, {"channels": 1}, ("fc_1.weight", "(128, 192)", "1-channel images of 8x8")),
+        ("lenet", 16, {"classes": 5}, ("fc_3.weight", "(4, 84)", "these 5 classes")),
+        ("alexnet", 8, {"channels": 1}, ("features.0.weight", "1-channel images of 8x8")),
+        ("resnet18", 16, {"channels": 1}, ("conv1.weight", "(64, 3, 3, 3)", "1-channel images")),
+        ("vgg11", 32, {"classes": 5}, ("classifier.weight", "(4, 512)", "these 5 classes")),
+    ],
+)
+def test_other_families_say_what_does_not_fit(
+    path: Path, name: str, size: int, changes: dict[str, int], words: tuple[str, ...]
+) -> None:
+    put(path, network(name, size=size).state_dict())
+    for asked in (None, name):
+        error = failure(lambda asked=asked: read(path, asked, size=size, **changes))
+        assert (error.code, error.field) == ("weights_mismatch", "weights")
+        for word in words:
+            assert word in f"{error.detail} {error.remedy}"
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "words"),
+    [
+        ("resnet18", "resnet18-ap", "lacks layer2.0.shortcut.2.weight"),
+        ("resnet18", "resnet18-batch", "lacks bn1.running_mean"),
+        ("vgg11", "convnet", "convnet lacks features.11.weight"),
+        ("convnet-d2-w8", "alexnet", "lacks"),
+    ],
+)
+def test_a_network_of_another_family_is_refused(
+    path: Path, name: str, other: str, words: str
+) -> None:
+    put(path, network(name, size=32).state_dict())
+    error = failure(lambda: read(path, other, size=32))
+    assert (error.code, error.field) == ("weights_mismatch", "network")
+    assert words in error.detail
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "other"), [("mlp", 8, 12), ("vgg11", 32, 64), ("resnet18", 16, 8)]
+)
+def test_shapes_of_other_images_than_asked_for_are_not_guessed_at(
+    path: Path, name: str, size: int, other: int
+) -> None:
+    put(path, network(name, size=size).state_dict())
+    error = failure(lambda: read(path, size=other))
+    assert (error.code, error.field) == ("weights_undescribed", "network")
+    assert f"{other}x{other}" in error.detail
 
 
 def test_a_file_that_names_its_network_is_not_contradicted(path: Path) -> None:
@@ -240,7 +349,7 @@ def test_a_pickle_with_code_is_refused(path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("save", [weights.save, lambda net, path: put(path, net.state_dict())])
-def test_torn_files_are_damaged(path: Path, save: Callable[[ConvNet, Path], object]) -> None:
+def test_torn_files_are_damaged(path: Path, save: Callable[[Network, Path], object]) -> None:
     save(network(), path)
     whole = path.read_bytes()
     for length in (0, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1):

@@ -18,8 +18,9 @@ from rome_core.errors import CoreError
 from rome_core.networks import build
 from rome_core.randomness import ImageDraws, generator
 from rome_core.recipes.attacks import ApgdSettings
+from rome_core.space import Normalised
 
-MEAN, STD = (0.49, 0.48, 0.44), (0.2, 0.21, 0.22)
+SPACE = Normalised.of((0.49, 0.48, 0.44), (0.2, 0.21, 0.22))
 RADII = {"linf": "12/255", "l2": "1/2"}
 LOSSES = ["ce", "dlr", "dlr-targeted", "margin"]
 N, STEPS = 6, 20
@@ -159,7 +160,7 @@ def test_it_is_its_definition_in_the_reference_domain(norm: str):
 
 
 def check(norm: str, loss: str, targeted: bool, domain: Domain) -> None:
-    seen = adapt(network(), domain, MEAN, STD)
+    seen = adapt(network(), domain, SPACE)
     x = seen.to_input(pixels())
     y = guesses(seen.model, x)
     y[0] = (y[0] + 1) % 10  # wrong to begin with

@@ -17,8 +17,10 @@ from rome_core.errors import CoreError
 from rome_core.networks import build
 from rome_core.randomness import ImageDraws, generator
 from rome_core.recipes.attacks import FgsmSettings
+from rome_core.space import Normalised
 
 MEAN, STD = (0.49, 0.48, 0.44), (0.2, 0.21, 0.22)
+SPACE = Normalised.of(MEAN, STD)
 PUBLISHED = Budget.of("8/255", "2/225", 10, True)
 
 
@@ -69,7 +71,7 @@ def naive_pgd(
 @pytest.mark.parametrize("domain", list(Domain))
 def test_pgd_is_its_definition(domain: Domain, rule: str, random_start: bool):
     net, y = network(), labels()
-    seen = adapt(net, domain, MEAN, STD)
+    seen = adapt(net, domain, SPACE)
     x = seen.to_input(pixels())
     budget = Budget.of("8/255", "2/225", 10, random_start)
     noise = start_noise(x, budget, generator(3)) if random_start else None
@@ -87,7 +89,7 @@ def test_pgd_is_its_definition(domain: Domain, rule: str, random_start: bool):
 @pytest.mark.parametrize("rule", ["modC", "untargeted"])
 def test_fgsm_is_its_definition(domain: Domain, rule: str):
     net, y = network(), labels()
-    seen = adapt(net, domain, MEAN, STD)
+    seen = adapt(net, domain, SPACE)
     x = seen.to_input(pixels()).requires_grad_()
     aim = targets(rule, y, 10)
     loss = F.cross_entropy(net(seen.to_normalised(x)), y if aim is None else aim)
@@ -102,7 +104,7 @@ def test_fgsm_is_its_definition(domain: Domain, rule: str):
 @pytest.mark.parametrize("rule", ["mod10", "untargeted"])
 def test_attacks_serve_their_purpose(rule: str):
     net, y = network(), labels(16)
-    seen = adapt(net, "pixel", MEAN, STD)
+    seen = adapt(net, "pixel", SPACE)
     x, aim = pixels(16), targets(rule, labels(16), 10)
     made = perturb(seen.model, x, y, PUBLISHED, generator(4), targets=aim)
     before, after = (F.cross_entropy(seen.model(t), y if aim is None else aim) for t in (x, made))
@@ -111,7 +113,7 @@ def test_attacks_serve_their_purpose(rule: str):
 
 def test_reference_domain_clamps_what_no_budget_reaches():
     """Acceptance list, d: values in [0, 1], and the clamp alone outside [-eps, 1 + eps]."""
-    seen = adapt(network(), "reference", MEAN, STD)
+    seen = adapt(network(), "reference", SPACE)
     x, y = seen.to_input(pixels()), labels()
     made = perturb(seen.model, x, y, PUBLISHED, generator(5), targets=targets("mod10", y, 10))
     epsilon = 8 / 255
@@ -203,9 +205,10 @@ def test_a_module_is_attacked_in_evaluation_mode_and_put_back():
 
 @pytest.mark.parametrize("domain", list(Domain))
 def test_the_way_between_spaces(domain: Domain):
-    seen = adapt(network(), domain, MEAN, STD)
+    seen = adapt(network(), domain, SPACE)
     x = pixels()
-    normalised = (x - seen.mean) / seen.std
+    mean, std = (torch.tensor(s, dtype=x.dtype).view(3, 1, 1) for s in (MEAN, STD))
+    normalised = (x - mean) / std
     torch.testing.assert_close(seen.to_normalised(seen.to_input(x)), normalised)
     torch.testing.assert_close(seen.from_normalised(normalised), seen.to_input(x))
     torch.testing.assert_close(seen.model(seen.to_input(x)), network()(normalised))
@@ -214,7 +217,7 @@ def test_the_way_between_spaces(domain: Domain):
 def test_a_network_behind_its_normalisation_goes_into_evaluation_mode_too():
     net = build("convnet-d1-w8-batch", channels=3, size=8, classes=10, generator=generator(0))
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    seen = adapt(net, "pixel", MEAN, STD)
+    seen = adapt(net, "pixel", SPACE)
     perturb(seen.model, pixels().float(), labels(), PUBLISHED, generator(0))
     assert net.training
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
@@ -222,7 +225,7 @@ def test_a_network_behind_its_normalisation_goes_into_evaluation_mode_too():
 
 def test_an_unknown_domain_is_refused():
     with pytest.raises(ValueError, match="normalized"):
-        adapt(network(), "normalized", MEAN, STD)
+        adapt(network(), "normalized", SPACE)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from rome_core.networks import build
 from rome_core.randomness import ImageDraws, generator
 from rome_core.recipes.attacks import ApgdSettings, AutoAttackSettings
 from rome_core.recipes.autoattack import stages
+from rome_core.space import Normalised
 
 N = 6
 
@@ -171,7 +172,8 @@ def test_the_budget_is_never_exceeded(norm: str, dtype: torch.dtype):
 
 
 def test_the_reference_domain_is_clamped():
-    seen = adapt(network(seed=1), Domain.REFERENCE, (0.49, 0.48, 0.44), (0.2, 0.21, 0.22))
+    space = Normalised.of((0.49, 0.48, 0.44), (0.2, 0.21, 0.22))
+    seen = adapt(network(seed=1), Domain.REFERENCE, space)
     x = seen.to_input(pixels())
     y = guesses(seen.model, x)
     made = autoattack(Oracle(seen.model, N), x, Goal(y), settings(epsilon="1/10"), draws())

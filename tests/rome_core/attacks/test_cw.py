@@ -16,8 +16,9 @@ from rome_core.attacks.outcome import Attacked
 from rome_core.networks import build
 from rome_core.randomness import ImageDraws, generator
 from rome_core.recipes.attacks import CwSettings
+from rome_core.space import Normalised
 
-MEAN, STD = (0.49, 0.48, 0.44), (0.2, 0.21, 0.22)
+SPACE = Normalised.of((0.49, 0.48, 0.44), (0.2, 0.21, 0.22))
 N, CLASSES, SIZE = 6, 5, 3 * 8 * 8
 MARGINS = ["sound", "published"]
 
@@ -179,7 +180,7 @@ def test_cw_is_its_definition(
     rounds: int,
     epsilon: str | None,
 ):
-    seen = adapt(network(), domain, MEAN, STD)
+    seen = adapt(network(), domain, SPACE)
     x = seen.to_input(pixels(4))
     y = guesses(seen.model, x)
     y[0] = (y[0] + 1) % CLASSES  # one that is wrong to begin with
@@ -203,7 +204,7 @@ def test_cw_is_its_definition(
 @pytest.mark.parametrize("margin", MARGINS)
 @pytest.mark.parametrize("domain", list(Domain))
 def test_a_batch_that_stops_as_one_is_its_definition(domain: Domain, margin: Any, targeted: bool):
-    seen = adapt(network(), domain, MEAN, STD)
+    seen = adapt(network(), domain, SPACE)
     x = seen.to_input(pixels(4))
     y = guesses(seen.model, x)
     y[0] = (y[0] + 1) % CLASSES
@@ -345,7 +346,7 @@ def test_queries_are_those_until_the_first_find_within_epsilon():
 
 
 def test_a_failure_of_the_published_form_leaves_the_image_unclamped():
-    seen = adapt(network(5), "reference", MEAN, STD)
+    seen = adapt(network(5), "reference", SPACE)
     x = seen.to_input(pixels())
     y = guesses(seen.model, x)
     chosen = CwSettings(

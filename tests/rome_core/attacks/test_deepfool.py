@@ -17,8 +17,9 @@ from rome_core.networks import build
 from rome_core.passes import Passes, Plan
 from rome_core.randomness import ImageDraws, generator
 from rome_core.recipes.attacks import DeepFoolSettings
+from rome_core.space import Normalised
 
-MEAN, STD = (0.49, 0.48, 0.44), (0.2, 0.21, 0.22)
+SPACE = Normalised.of((0.49, 0.48, 0.44), (0.2, 0.21, 0.22))
 N, CLASSES, SIZE = 8, 6, 3 * 8 * 8
 FORMS = ["total", "step"]
 
@@ -105,7 +106,7 @@ def naive(
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("domain", list(Domain))
 def test_deepfool_is_its_definition(domain: Domain, form: Any, targeted: bool, epsilon: str | None):
-    seen = adapt(network(), domain, MEAN, STD)
+    seen = adapt(network(), domain, SPACE)
     x = seen.to_input(pixels())
     y = guesses(seen.model, x)
     y[0] = (y[0] + 1) % CLASSES  # one that is wrong to begin with
@@ -278,7 +279,7 @@ def test_chunks_of_passes_change_nothing(domain: Domain):
     assert chunked.chunk == 2
     chosen, outcomes = DeepFoolSettings(epsilon="1/10", steps=4), []
     for model in (net, chunked.bind(net.state_dict())):
-        seen = adapt(model, domain, MEAN, STD)
+        seen = adapt(model, domain, SPACE)
         x = seen.to_input(pixels())
         made, oracle = run(seen.model, x, Goal(guesses(seen.model, x)), chosen)
         outcomes.append((made.images, made.queries, oracle.forwards, oracle.backwards))
@@ -309,7 +310,7 @@ def test_finished_images_leave():
 @pytest.mark.parametrize("form", FORMS)
 def test_what_was_wrong_already_stays_as_it_was(form: Any):
     """In the form of torchattacks unclamped, in the paper's clamped, and there it must be wrong."""
-    seen = adapt(network(), "reference", MEAN, STD)
+    seen = adapt(network(), "reference", SPACE)
     x = seen.to_input(pixels())
     start = x if form == "step" else x.clamp(0, 1)
     y = (guesses(seen.model, start) + 1) % CLASSES

@@ -15,8 +15,9 @@ from rome_core.attacks.fab import fab
 from rome_core.networks import build
 from rome_core.randomness import ImageDraws, generator
 from rome_core.recipes.attacks import FabSettings
+from rome_core.space import Normalised
 
-MEAN, STD = (0.49, 0.48, 0.44), (0.2, 0.21, 0.22)
+SPACE = Normalised.of((0.49, 0.48, 0.44), (0.2, 0.21, 0.22))
 N = 5
 
 
@@ -150,13 +151,13 @@ def naive(
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_it_is_its_definition(norm: str, multi: bool, targeted: bool):
     radius = {"linf": ("0.055", "0.08"), "l2": ("0.6", "0.8")}[norm][targeted]
-    seen = adapt(network(), Domain.PIXEL, MEAN, STD)
+    seen = adapt(network(), Domain.PIXEL, SPACE)
     check(seen, norm, radius, multi=multi, targeted=targeted)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_it_is_its_definition_in_the_reference_domain(norm: str):
-    seen = adapt(network(1), Domain.REFERENCE, MEAN, STD)
+    seen = adapt(network(1), Domain.REFERENCE, SPACE)
     radius = {"linf": "0.06", "l2": "0.28"}[norm]
     x, made = check(seen, norm, radius, multi=True, targeted=False)
     outside = (x < 0) | (x > 1)

@@ -21,8 +21,9 @@ from rome_core.errors import CoreError
 from rome_core.networks import build
 from rome_core.randomness import ImageDraws, generator
 from rome_core.recipes.attacks import FgsmSettings, PgdSettings
+from rome_core.space import Normalised
 
-MEAN, STD = (0.49, 0.48, 0.44), (0.2, 0.21, 0.22)
+SPACE = Normalised.of((0.49, 0.48, 0.44), (0.2, 0.21, 0.22))
 N, CLASSES, SIZE = 8, 5, 3 * 8 * 8
 SHAPE = (3, 8, 8)
 NORMS, LOSSES = ["linf", "l2"], ["ce", "dlr", "margin"]
@@ -146,7 +147,7 @@ def naive(
 def test_pgd_is_its_definition(
     domain: Domain, norm: str, loss: Any, targeted: bool, early_stop: bool
 ):
-    seen = adapt(network(), domain, MEAN, STD)
+    seen = adapt(network(), domain, SPACE)
     x = seen.to_input(pixels())
     y = guesses(seen.model, x)
     aims = (y + 2) % CLASSES if targeted else None
@@ -411,7 +412,7 @@ def test_starts_are_uniform_in_the_ball(norm: str):
 
 
 def test_in_the_reference_domain_the_clamp_wins():
-    seen = adapt(network(), "reference", MEAN, STD)
+    seen = adapt(network(), "reference", SPACE)
     x = seen.to_input(pixels())
     y = guesses(seen.model, x)
     chosen = PgdSettings(**RADII["linf"], early_stop=False, random_start=False)

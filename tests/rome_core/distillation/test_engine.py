@@ -16,6 +16,7 @@ from rome_core.distillation.rome import Rome
 from rome_core.passes import plan
 from rome_core.progress import Progress, Stopped
 from rome_core.recipes.rome import RomeHyperparameters
+from rome_core.space import Normalised
 from rome_core.synthetic import SyntheticSet
 
 ITERATIONS = 9
@@ -57,7 +58,7 @@ def after(calls: int) -> Callable[[], bool]:
 
 
 def run(
-    method: Rome,
+    method: Rome | Learner,
     folder: Path,
     *earlier: Path,
     stop: Callable[[], bool] = lambda: False,
@@ -185,6 +186,73 @@ def test_the_best_judged_iterate_is_returned(tiny: Dataset, tmp_path: Path) -> N
     resumed = run(make(tiny), tmp_path / "resumed", tmp_path / "stopped", evaluation=evaluation)
     assert resumed.scores == got.scores
     assert torch.equal(resumed.synthetic.images, got.synthetic.images)
+
+
+class Learner:
+    """Of a rate and of soft labels, both of which say the iteration."""
+
+    iterations = 6
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def step(self) -> dict[str, float]:
+        self.made += 1
+        return {"images": 1.0}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"learner": {"made": self.made}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.made = state["learner"]["made"]
+
+    def synthetic_set(self) -> SyntheticSet:
+        soft = torch.full((2, 2), 1.0 - self.made / 10)
+        soft[:, 1] = self.made / 10
+        return SyntheticSet(
+            images=torch.full((2, 1, 4, 4), float(self.made)),
+            labels=torch.arange(2),
+            factor=1,
+            dataset="tiny",
+            classes=2,
+            ipc=1,
+            space=Normalised.of((0.5,), (0.2,)),
+            augmentation="none",
+            learning_rate=self.made / 100,
+            method="learner",
+            soft_labels=soft,
+        )
+
+
+def test_the_best_iterate_keeps_the_rate_and_labels_that_it_was_judged_with(
+    tmp_path: Path,
+) -> None:
+    evaluation = Evaluation(mean_of, interval=2)  # best at 4
+    whole = run(Learner(), tmp_path / "whole", evaluation=evaluation)
+    with pytest.raises(Stopped):
+        run(Learner(), tmp_path / "stopped", evaluation=evaluation, stop=after(5))
+    resumed = run(Learner(), tmp_path / "on", tmp_path / "stopped", evaluation=evaluation)
+    for got in (whole, resumed):
+        assert got.step == 4
+        assert float(got.synthetic.images.max()) == 4
+        assert got.synthetic.learning_rate == 0.04
+        assert got.synthetic.soft_labels is not None
+        assert got.synthetic.soft_labels[:, 1].tolist() == pytest.approx([0.4, 0.4])
+        assert got.last is not None
+        assert got.last.learning_rate == 0.06
+
+
+def test_checkpoints_that_hold_the_best_images_alone_are_still_read(tmp_path: Path) -> None:
+    evaluation = Evaluation(mean_of, interval=2)
+    with pytest.raises(Stopped):
+        run(Learner(), tmp_path / "stopped", evaluation=evaluation, stop=after(5))
+    checkpoints = Checkpoints(tmp_path / "stopped")
+    found = checkpoints.newest()
+    assert found is not None
+    state = {**found.state, "engine/best": found.state["engine/best"]["images"]}
+    checkpoints.save(found.step, state, found.circumstances)
+    got = run(Learner(), tmp_path / "on", tmp_path / "stopped", evaluation=evaluation)
+    assert (got.step, float(got.synthetic.images.max())) == (4, 4)
 
 
 def test_of_equal_iterates_the_first_is_returned(tiny: Dataset, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from rome_core import augment
 from rome_core.data import Dataset
 from rome_core.distillation.random_subset import RandomSubset
 from rome_core.errors import CoreError
+from rome_core.recipes.augmentation import SIGNS
 from rome_core.recipes.random import RandomHyperparameters
 
 
@@ -88,9 +91,22 @@ def test_odd_images_do_not_pack() -> None:
     assert caught.value.field == "hyperparameters.factor"
 
 
-def test_grey_images_are_not_mirrored_unless_asked() -> None:
-    grey, colour = drawn(numbered(), ipc=1), drawn(numbered(channels=3), ipc=1)
-    assert "flip" not in grey.synthetic_set().augmentation
-    assert "flip" in colour.synthetic_set().augmentation
-    asked = RandomSubset(numbered(), RandomHyperparameters(augmentation="flip"), ipc=1, seed=1)
+def test_students_take_the_datasets_own_augmentation_unless_asked() -> None:
+    signs = replace(numbered(), augmentation=SIGNS)
+    assert drawn(signs, ipc=1).synthetic_set().augmentation == SIGNS
+    asked = RandomSubset(signs, RandomHyperparameters(augmentation="flip"), ipc=1, seed=1)
+    asked.step()
     assert asked.synthetic_set().augmentation == "flip"
+
+
+def test_the_draw_is_the_one_it_always_was() -> None:
+    """Sets drawn before coresets shared its code have these images."""
+    plain = drawn(numbered(), ipc=3, seed=7).synthetic_set()
+    assert origins(numbered(), plain.images) == [15, 18, 0, 4, 25, 7, 14, 23, 20]
+    packed = drawn(numbered(), ipc=2, seed=7, factor=2).synthetic_set()
+    assert origins(numbered(), augment.expand(packed.images)[0]) == [
+        *(15, 9, 4, 19, 14, 8),
+        *(18, 21, 25, 22, 23, 2),
+        *(0, 3, 7, 1, 20, 5),
+        *(6, 12, 16, 10, 11, 17),
+    ]

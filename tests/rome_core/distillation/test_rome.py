@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rome_core.data import Dataset
-from rome_core.distillation import rome
+from rome_core.distillation import pool_matching
 from rome_core.distillation.rome import Rome, l2, tv2
 from rome_core.errors import CoreError
 from rome_core.passes import plan
@@ -120,8 +120,8 @@ def test_groups_of_classes_change_nothing(tiny: Dataset, monkeypatch: pytest.Mon
     together, apart = make(tiny), make(tiny)
     for _ in range(3):
         together.step()
-    monkeypatch.setattr(rome, "REAL_GROUP", 7)
-    monkeypatch.setattr(rome, "SYNTHETIC_GROUP", 9)
+    monkeypatch.setattr(pool_matching, "REAL_GROUP", 7)
+    monkeypatch.setattr(pool_matching, "SYNTHETIC_GROUP", 9)
     for _ in range(3):
         apart.step()
     torch.testing.assert_close(together.images, apart.images, rtol=0, atol=1e-12)
@@ -208,7 +208,7 @@ def test_a_synthetic_set_is_a_copy_in_normalised_units(tiny: Dataset) -> None:
     assert torch.equal(synthetic.images, before)
     assert synthetic.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert (synthetic.factor, synthetic.ipc, synthetic.dataset) == (2, 2, "tiny")
-    assert synthetic.mean == tuple(tiny.mean.tolist())
+    assert synthetic.space is tiny.space
 
 
 def test_held_out_images_change_nothing(tiny: Dataset) -> None:
@@ -227,7 +227,7 @@ def test_held_out_images_change_nothing(tiny: Dataset) -> None:
 def test_held_out_images_are_never_drawn(tiny: Dataset) -> None:
     method = make(tiny, selection="holdout", holdout=0.25)
     assert len(method.held_out) == 9  # three of twelve in each of three classes
-    used = torch.cat(method._members)
+    used = torch.cat(method.material.members)
     assert not set(method.held_out.tolist()) & set(used.tolist())
     assert sorted([*method.held_out.tolist(), *used.tolist()]) == list(range(36))
     assert len(make(tiny).held_out) == 0

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from rome_core.data import Dataset, load
 from rome_core.evaluation.evaluation import test_set
 from rome_core.evaluation.robustness import TestSet
-from rome_core.evaluation.subjects import Subject, statistics_of
-from rome_core.networks import ConvNet, build
+from rome_core.evaluation.subjects import Subject
+from rome_core.networks import Network, build
 from rome_core.passes import Bound, Passes, Plan
 from rome_core.randomness import generator
 
@@ -36,7 +36,7 @@ def digits(classes: int = 10) -> Dataset:
 
 @cache
 @torch.enable_grad()
-def trained(seed: int = 1, name: str = NETWORK, classes: int = 10) -> ConvNet:
+def trained(seed: int = 1, name: str = NETWORK, classes: int = 10) -> Network:
     """A network that is right on most digits, in evaluation mode."""
     data = digits(classes)
     mean, std = data.mean.view(1, -1, 1, 1), data.std.view(1, -1, 1, 1)
@@ -52,14 +52,14 @@ def trained(seed: int = 1, name: str = NETWORK, classes: int = 10) -> ConvNet:
     return made.eval().requires_grad_(False)
 
 
-def bound(network: ConvNet, plan: Plan = PLAN) -> Bound:
+def bound(network: Network, plan: Plan = PLAN) -> Bound:
     return Passes(network, plan).bind(network.state_dict())
 
 
 def some(n: int = 24, *, seed: int = 3) -> TestSet:
     """Some of the test images of digits."""
     data = digits()
-    return test_set(data, n, seed, statistics_of(data), "cpu")
+    return test_set(data, n, seed, data.space, "cpu")
 
 
 def subject(name: str = "model", seed: int = 1, classes: int = 10) -> Subject:

@@ -25,7 +25,6 @@ from rome_core.evaluation.figures import (
     TransferMatrix,
 )
 from rome_core.evaluation.reporting import protocol_reports
-from rome_core.evaluation.subjects import statistics_of
 from rome_core.recipes.attacks import MODES
 from rome_core.recipes.evaluate import EvaluateSpec, Students
 from rome_core.recipes.report import (
@@ -56,7 +55,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
         limit=20,
     )
     models = [subject("a", 1), subject("b", 2)]
-    made = Evaluation(models, digits(), spec, statistics=statistics_of(digits()), plan=PLAN)
+    made = Evaluation(models, digits(), spec, space=digits().space, plan=PLAN)
     return made.run(
         checkpoints=Checkpoints(tmp_path_factory.mktemp("work")),
         report=lambda progress: None,

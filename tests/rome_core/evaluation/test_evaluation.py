@@ -22,7 +22,7 @@ from rome_core.evaluation.outcomes import write_parquet
 from rome_core.evaluation.reporting import outcome_tables, protocol_reports
 from rome_core.evaluation.robustness import face
 from rome_core.evaluation.students import TrainingSet
-from rome_core.evaluation.subjects import Subject, statistics_of
+from rome_core.evaluation.subjects import Subject
 from rome_core.passes import Plan
 from rome_core.progress import Progress, Report, Stopped
 from rome_core.recipes.evaluate import EvaluateSpec, resolved
@@ -73,8 +73,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def training() -> TrainingSet:
     data = digits()
     x, y = data.train_images[:20], data.train_labels[:20]
-    mean, std = statistics_of(data)
-    return TrainingSet(((x - mean[0]) / std[0]).float(), y, 10, "none", mean, std)
+    return TrainingSet(data.normalise(x), y, 10, "none", data.space)
 
 
 def evaluation(
@@ -87,9 +86,7 @@ def evaluation(
     data = data or digits(10 if "artifact" in body else 4)
     if subjects is None:
         subjects = training() if "artifact" in body else [subject("a", classes=4)]
-    return Evaluation(
-        subjects, data, EvaluateSpec(**body), statistics=statistics_of(data), plan=plan
-    )
+    return Evaluation(subjects, data, EvaluateSpec(**body), space=data.space, plan=plan)
 
 
 def silent(progress: Progress) -> None:
@@ -313,7 +310,7 @@ def test_without_probes_there_is_no_evidence(tmp_path: Path) -> None:
 def test_samples_are_the_first_images_as_they_were_attacked(tmp_path: Path) -> None:
     body = {**MODELS, "protocols": ["quick@1", "rome-2025@1"]}
     done = run(evaluation(body), tmp_path)
-    mean, std = (torch.tensor(s).float() for s in statistics_of(digits()))
+    mean, std = digits().mean.float(), digits().std.float()
     for part in done.parts:
         sample = done.samples[part.protocol.id]
         first = part.test.part(slice(0, 2))  # of the first block
@@ -373,18 +370,17 @@ def test_numbers_depend_on_neither_blocks_nor_chunks(
 
 def test_test_images_are_all_or_some_in_the_order_of_the_file() -> None:
     data = digits()
-    statistics = statistics_of(data)
     for limit in (None, len(data.test_images), 10**6):
-        whole = module.test_set(data, limit, 3, statistics, "cpu")
+        whole = module.test_set(data, limit, 3, data.space, "cpu")
         assert torch.equal(whole.numbers, torch.arange(len(data.test_images)))
         assert torch.equal(whole.pixels, data.test_images)
-    some, again, other = (module.test_set(data, 20, seed, statistics, "cpu") for seed in (3, 3, 4))
+    some, again, other = (module.test_set(data, 20, seed, data.space, "cpu") for seed in (3, 3, 4))
     assert torch.equal(some.numbers, again.numbers)
     assert not torch.equal(some.numbers, other.numbers)
     assert some.numbers.tolist() == sorted(set(some.numbers.tolist()))
     assert torch.equal(some.pixels, data.test_images[some.numbers])
     assert torch.equal(some.labels, data.test_labels[some.numbers])
-    assert (some.mean, some.std, some.classes) == (*statistics, 10)
+    assert (some.space, some.classes) == (data.space, 10)
 
 
 def test_a_limit_overrules_the_protocols_own(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from rome_core.evaluation.probes import CURVE, probe
 from rome_core.evaluation.robustness import TestSet, face
 from rome_core.recipes.protocols import PROTOCOLS, Protocol, overridden
+from rome_core.space import Normalised
 from tests.rome_core.evaluation.conftest import bound, some, trained
 
 QUICK, PUBLISHED = PROTOCOLS["quick@1"], PROTOCOLS["rome-2025@1"]
@@ -49,7 +50,7 @@ def test_an_honest_model(name: str) -> None:
     assert found["unbounded"] == 0
     assert found["outputs_are_constant"] is False
     assert found["images_all"] == 40
-    x = (test.pixels - test.mean[0]) / test.std[0]
+    x = test.space.from_pixels(test.pixels)
     clean = float((trained()(x).argmax(dim=1) == test.labels).double().mean())
     assert found["clean"] == clean
     assert [text for text, _ in found["curve"]] == list(CURVE)
@@ -62,7 +63,7 @@ def test_an_honest_model(name: str) -> None:
 
 def test_the_clamp_is_tried_on_all_images_whatever_the_protocol() -> None:
     test, whole, net = some(8), some(300), trained()
-    x = (whole.pixels - whole.mean[0]) / whole.std[0]
+    x = whole.space.from_pixels(whole.pixels)
     clean, clamped = (
         float((net(images).argmax(dim=1) == whole.labels).double().mean())
         for images in (x, x.clamp(0, 1))
@@ -139,7 +140,8 @@ def one_pixel(x: Tensor) -> Tensor:
 def test_nothing_is_out_of_reach_of_the_unbounded_attack() -> None:
     """Normalised values lie farther than 1 from the [0, 1] that attacks of this protocol end in."""
     pixels = torch.full((4, 1, 8, 8), 0.99)
-    test = TestSet(pixels, torch.zeros(4, dtype=torch.int64), torch.arange(4), 2, (0.5,), (0.1,))
+    space = Normalised.of((0.5,), (0.1,))
+    test = TestSet(pixels, torch.zeros(4, dtype=torch.int64), torch.arange(4), 2, space)
     found = probed(one_pixel, test, PUBLISHED)
     assert found["clean"] == 1
     assert found["unbounded"] == 0
@@ -210,7 +212,7 @@ def test_answers_that_never_differ_are_seen() -> None:
 def test_labels_that_are_wrong_already_are_not_robust() -> None:
     test = some(16)
     wrong = replace(
-        test, labels=(trained()((test.pixels - test.mean[0]) / test.std[0]).argmax(dim=1) + 1) % 10
+        test, labels=(trained()(test.space.from_pixels(test.pixels)).argmax(dim=1) + 1) % 10
     )
     found = probed(bound(trained()), wrong)
     assert found["clean"] == found["clean_all"] == found["unbounded"] == 0

@@ -27,6 +27,7 @@ from rome_core.randomness import generator
 from rome_core.recipes.attacks import MODES, Mode
 from rome_core.recipes.protocols import PROTOCOLS, Protocol, overridden
 from rome_core.recipes.report import ProtocolReport, Share
+from rome_core.space import Normalised
 from tests.rome_core.evaluation.conftest import subject
 
 N, CLASSES = 40, 10
@@ -98,7 +99,8 @@ def made(
 ) -> Evaluated:
     entries = tuple(protocol.entry(name) for name in attacks)
     asked = tuple(measures(protocol, entries, modes))
-    test = TestSet(torch.zeros(N, 1, 8, 8), labels(), 2 * torch.arange(N), CLASSES, (0.5,), (0.2,))
+    space = Normalised.of((0.5,), (0.2,))
+    test = TestSet(torch.zeros(N, 1, 8, 8), labels(), 2 * torch.arange(N), CLASSES, space)
     clean = [torch.rand(N, generator=generator(2, s)) < 0.8 for s in range(subjects)]
     part = Part(protocol, entries, asked, test, tuple(modes))
     return Evaluated(

@@ -23,7 +23,7 @@ from rome_core.evaluation.robustness import (
 )
 from rome_core.recipes.attacks import MODES, Mode
 from rome_core.recipes.protocols import PROTOCOLS, Protocol, crafting, overridden
-from tests.rome_core.evaluation.conftest import PLAN, bound, some, trained
+from tests.rome_core.evaluation.conftest import PLAN, bound, digits, some, trained
 
 QUICK, PIXEL, PUBLISHED = (PROTOCOLS[name] for name in ("quick@1", "pixel@1", "rome-2025@1"))
 FEW: dict[str, Any] = {"steps": 3, "queries": 10, "samples": 4, "binary_search_steps": 2}
@@ -64,7 +64,7 @@ def faced(
 
 
 def normalised(test: TestSet) -> Tensor:
-    mean, std = torch.tensor(test.mean), torch.tensor(test.std)
+    mean, std = digits().mean, digits().std
     return ((test.pixels - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)).float()
 
 
@@ -105,7 +105,7 @@ def naive_fgsm(net: nn.Module, x: Tensor, y: Tensor, mode: Mode, spread: Tensor)
 def test_every_column_is_what_looking_at_each_image_says(name: str, mode: Mode) -> None:
     net, test, protocol = trained(), some(60), PROTOCOLS[name]
     x, pixel = normalised(test), protocol.name != "rome-2025"
-    mean, std = torch.tensor(test.mean).float(), torch.tensor(test.std).float()
+    mean, std = digits().mean.float(), digits().std.float()
     moved = naive_fgsm(net, x, test.labels, mode, std if pixel else torch.ones(1))
     clean = net(x).argmax(dim=1) == test.labels
     before = test.pixels if pixel else x

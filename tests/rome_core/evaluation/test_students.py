@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from rome_core import attacks, augment
 from rome_core.attacks import Budget
 from rome_core.data import load as load_dataset
+from rome_core.errors import CoreError
 from rome_core.evaluation.students import Student, TrainingSet
 from rome_core.networks import build
 from rome_core.randomness import generator
 from rome_core.recipes.evaluate import Students
+from rome_core.space import Normalised, Zca
 from rome_core.synthetic import SyntheticSet
 
 NETWORK = "convnet-d1-w4"
@@ -64,13 +66,30 @@ def test_the_optimiser_forgets_its_momentum_at_the_drop_and_only_there() -> None
     assert held == [True] * 6 + [False] + [True] * 4
 
 
-def naive(epochs: int, batch: int) -> dict[str, torch.Tensor]:
+def soft_labels(n: int = 12) -> torch.Tensor:
+    """Probabilities that seldom agree with the labels."""
+    return torch.randn(n, 3, generator=torch.Generator().manual_seed(8)).mul(2).softmax(dim=1)
+
+
+def learned(logits: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
+    """The soft cross-entropy, image by image and class by class."""
+    total = torch.zeros((), dtype=logits.dtype)
+    for row, probabilities in zip(logits, soft, strict=True):
+        logs = row - row.exp().sum().log()
+        for log, probability in zip(logs, probabilities, strict=True):
+            total = total - probability * log
+    return total / len(logits)
+
+
+def naive(
+    epochs: int, batch: int, *, rate: float = 0.01, soft: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
     """The published loop with SGD written out, fed the same draws."""
     data = training()
     net = build(
         NETWORK, channels=1, size=8, classes=3, generator=generator(7, "student", 0, "network")
     )
-    rate, velocity = 0.01, dict[str, torch.Tensor]()
+    velocity = dict[str, torch.Tensor]()
     for epoch in range(epochs + 1):
         draws = generator(7, "student", 0, "epoch", epoch)
         order = torch.randperm(len(data.images), generator=draws)
@@ -79,9 +98,11 @@ def naive(epochs: int, batch: int) -> dict[str, torch.Tensor]:
             rows = augment.draw(
                 data.augmentation, len(chosen), size=8, generator=draws, siamese=False
             )
-            loss = F.cross_entropy(
-                net(augment.apply(data.images[chosen], rows)), data.labels[chosen]
-            )
+            logits = net(augment.apply(data.images[chosen], rows))
+            if soft is None:
+                loss = F.cross_entropy(logits, data.labels[chosen])
+            else:
+                loss = learned(logits, soft[chosen])
             net.zero_grad()
             loss.backward()
             with torch.no_grad():
@@ -102,6 +123,44 @@ def test_the_loop_equals_a_naive_one_with_partial_batches() -> None:
     list(made.train())
     for name, value in naive(8, 5).items():
         assert torch.allclose(weights(made)[name], value, rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.parametrize("batch", [5, 256])
+def test_soft_labels_and_a_set_s_rate_equal_a_naive_loop_of_them(batch: int) -> None:
+    data = replace(training(), soft_labels=soft_labels(), learning_rate=0.03)
+    made = Student(data, recipe(8, batch=batch), seed=7, number=0)
+    epochs = list(made.train())
+    for name, value in naive(8, batch, rate=0.03, soft=soft_labels()).items():
+        assert torch.allclose(weights(made)[name], value, rtol=1e-4, atol=1e-6), name
+    assert [epoch.learning_rate for epoch in epochs] == pytest.approx([0.03] * 6 + [0.003] * 3)
+    forced = Student(data, recipe(8, batch=batch, learning_rate=0.02), seed=7, number=0)
+    list(forced.train())
+    for name, value in naive(8, batch, rate=0.02, soft=soft_labels()).items():
+        assert torch.allclose(weights(forced)[name], value, rtol=1e-4, atol=1e-6), name
+
+
+def test_one_hot_soft_labels_are_the_hard_ones() -> None:
+    data = training()
+    hard, soft = (
+        Student(one, recipe(6, batch=5), seed=7, number=0)
+        for one in (data, replace(data, soft_labels=F.one_hot(data.labels, 3).float()))
+    )
+    for one, other in zip(hard.train(), soft.train(), strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert one.accuracy == other.accuracy
+    for name, value in weights(hard).items():
+        assert torch.allclose(weights(soft)[name], value, rtol=1e-4, atol=1e-6), name
+
+
+def test_accuracy_is_against_the_hard_label() -> None:
+    """Soft labels of other classes: what learns them is wrong."""
+    data = training(augmentation="none")
+    images = data.images + 3 * F.one_hot(data.labels, 8).view(-1, 1, 1, 8)
+    wrong = F.one_hot((data.labels + 1) % 3, 3).float()
+    set_ = replace(data, images=images, soft_labels=wrong, learning_rate=0.05)
+    epochs = list(Student(set_, recipe(60), seed=1, number=0).train())
+    assert epochs[-1].loss < 0.2
+    assert epochs[-1].accuracy == 0
 
 
 def test_each_student_equals_that_student_alone() -> None:
@@ -143,13 +202,18 @@ def test_a_packed_set_is_decoded_first() -> None:
         dataset="digits",
         classes=2,
         ipc=2,
-        mean=(0.5,),
-        std=(0.5,),
+        space=Normalised.of((0.5,), (0.5,)),
         augmentation="flip",
         learning_rate=0.01,
         method="random",
     )
+    soft = torch.rand(16, 2, generator=torch.Generator().manual_seed(2))
+    packed = replace(packed, soft_labels=soft, learning_rate=0.07)
     decoded = TrainingSet.of(packed)
+    assert decoded.soft_labels is not None
+    assert torch.equal(decoded.soft_labels, soft)  # in the order of the decoded images
+    assert TrainingSet.of(packed, labels="hard").soft_labels is None
+    assert decoded.learning_rate == 0.07
     assert decoded.images.shape == (16, 1, 8, 8)
     assert decoded.labels.tolist() == [0, 0, 1, 1] * 4
     assert decoded.augmentation == "flip"
@@ -157,6 +221,7 @@ def test_a_packed_set_is_decoded_first() -> None:
 
 
 MEAN, STD = (0.45,), (0.2,)
+SPACE = Normalised.of(MEAN, STD)
 
 
 def pixels_and_more(n: int = 12) -> TrainingSet:
@@ -164,9 +229,7 @@ def pixels_and_more(n: int = 12) -> TrainingSet:
     draws = torch.Generator().manual_seed(6)
     pixels = torch.rand(n, 1, 8, 8, generator=draws) * 1.2 - 0.1
     images = (pixels - MEAN[0]) / STD[0]
-    return TrainingSet(
-        images, torch.arange(n) % 3, 3, "color_crop_cutout_flip_scale_rotate", MEAN, STD
-    )
+    return TrainingSet(images, torch.arange(n) % 3, 3, "color_crop_cutout_flip_scale_rotate", SPACE)
 
 
 def adversarial(
@@ -178,19 +241,24 @@ def adversarial(
 
 
 def test_without_the_field_nothing_changes() -> None:
-    """Not even a draw: the set's statistics are looked at by adversarial training alone."""
+    """Not even a draw: the set's space is looked at by adversarial training alone."""
     data = pixels_and_more()
     plain = Student(data, recipe(3, batch=5), seed=7, number=0)
     bare = TrainingSet(data.images, data.labels, data.classes, data.augmentation)
     other = Student(bare, recipe(3, batch=5, adversarial=None), seed=7, number=0)
     assert [*plain.train()] == [*other.train()]
     assert equal(weights(plain), weights(other))
-    with pytest.raises(ValueError, match="mean and std"):
+    with pytest.raises(ValueError, match="space"):
         Student(bare, recipe(3, adversarial={}), seed=7, number=0)
 
 
 def naive_adversarial(
-    epochs: int, batch: int, network: str, domain: str, random_start: bool
+    epochs: int,
+    batch: int,
+    network: str,
+    domain: str,
+    random_start: bool,
+    soft: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
     """Madry et al. 2018 written out in float64, image by image, with no code of `attacks`."""
     data = pixels_and_more()
@@ -228,7 +296,7 @@ def naive_adversarial(
             net.eval()
             x = torch.stack([attacked(*each) for each in zip(x, y, noise, strict=True)])
             net.train()
-            loss = F.cross_entropy(net(x), y)
+            loss = F.cross_entropy(net(x), y) if soft is None else learned(net(x), soft[chosen])
             net.zero_grad()
             loss.backward()
             with torch.no_grad():
@@ -258,6 +326,40 @@ def test_adversarial_training_equals_a_naive_one(
     assert not made.network.training
     for name, value in naive_adversarial(4, 5, network, domain, random_start).items():
         torch.testing.assert_close(weights(made)[name], value, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_an_adversarial_student_learns_soft_labels_too() -> None:
+    """It is attacked by its true label all the same."""
+    made, soft = adversarial(4, domain="pixel", random_start=True), soft_labels().double()
+    made.network.double()
+    data = made._training
+    made._training = replace(data, images=data.images.double(), soft_labels=soft)
+    list(made.train())
+    for name, value in naive_adversarial(4, 5, NETWORK, "pixel", True, soft).items():
+        torch.testing.assert_close(weights(made)[name], value, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_in_the_reference_domain_no_student_of_whitened_images_is_attacked() -> None:
+    data = replace(pixels_and_more(), space=Zca.fit(training().images.abs()))
+    with pytest.raises(CoreError) as caught:
+        Student(data, recipe(3, adversarial={"domain": "reference"}), seed=7, number=0)
+    assert caught.value.field == "students.adversarial.domain"
+    Student(data, recipe(3, adversarial={"domain": "pixel"}), seed=7, number=0)
+
+
+def test_adversarial_training_on_whitened_images_stays_in_the_ball_of_pixels() -> None:
+    """And in [0, 1], whatever whitening does to directions."""
+    pixels = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(6))
+    space = Zca.fit(pixels)
+    data = replace(pixels_and_more(), images=space.from_pixels(pixels), space=space)
+    asked = recipe(1, adversarial={"steps": 3, "epsilon": "4/255", "step": "2/255"})
+    made = Student(data, asked, seed=7, number=0)
+    assert made._attack is not None
+    seen = space.to_pixels(made._attack(data.images, data.labels, generator(1, "starts")))
+    assert seen.min() >= -1e-5
+    assert seen.max() <= 1 + 1e-5
+    assert 0.9 * 4 / 255 < (seen - pixels).abs().max() <= 4 / 255 + 1e-5
+    assert len(list(made.train())) == 2
 
 
 def test_a_resumed_adversarial_student_equals_an_undisturbed_one() -> None:
@@ -295,7 +397,7 @@ def test_adversarial_training_reports_what_it_learned_from() -> None:
     assert moved.loss > still.loss
 
 
-def test_a_set_s_statistics_come_along() -> None:
+def test_a_set_s_space_comes_along() -> None:
     packed = SyntheticSet(
         images=torch.zeros(2, 1, 8, 8),
         labels=torch.tensor([0, 1]),
@@ -303,23 +405,21 @@ def test_a_set_s_statistics_come_along() -> None:
         dataset="digits",
         classes=2,
         ipc=1,
-        mean=(0.3,),
-        std=(0.4,),
+        space=Normalised.of((0.3,), (0.4,)),
         augmentation="none",
         learning_rate=0.01,
         method="random",
     )
     decoded = TrainingSet.of(packed)
-    assert (decoded.mean, decoded.std) == ((0.3,), (0.4,))
+    assert decoded.space is packed.space
 
 
 def test_adversarial_training_makes_students_more_robust(tmp_path: Path) -> None:
     """Digits, ten a class, at 32/255. Over eight seeds PGD accuracy rose by 14 to 19 points."""
     digits = load_dataset("digits", tmp_path)
-    mean, std = tuple(digits.mean.tolist()), tuple(digits.std.tolist())
     chosen = torch.cat([(digits.train_labels == label).nonzero()[:10, 0] for label in range(10)])
     pixels, labels = digits.train_images[chosen], digits.train_labels[chosen]
-    data = TrainingSet(((pixels - mean[0]) / std[0]).float(), labels, 10, "none", mean, std)
+    data = TrainingSet(digits.normalise(pixels), labels, 10, "none", digits.space)
     budget = Budget.of("32/255", "8/255", 10, True)
 
     def accuracy(attack: dict[str, object] | None) -> float:
@@ -328,7 +428,7 @@ def test_adversarial_training_makes_students_more_robust(tmp_path: Path) -> None
         )
         made = Student(data, asked, seed=1, number=0)
         list(made.train())
-        model = attacks.adapt(made.network, "pixel", mean, std).model
+        model = attacks.adapt(made.network, "pixel", digits.space).model
         x, y = digits.test_images, digits.test_labels
         x = attacks.perturb(model, x, y, budget, generator(1, "test"))
         return float((model(x).argmax(dim=1) == y).double().mean())

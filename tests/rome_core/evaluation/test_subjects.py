@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from rome_core import weights
+from rome_core.data import Dataset, whitened
 from rome_core.errors import CoreError
-from rome_core.evaluation.subjects import Subject, load_model, statistics_of
+from rome_core.evaluation.subjects import Subject, load_model
 from rome_core.networks import build
 from rome_core.provenance import file_digest
 from rome_core.randomness import generator
 from rome_core.recipes.evaluate import ModelRef
-from tests.rome_core.evaluation.conftest import NETWORK, digits, trained
+from tests.rome_core.evaluation.conftest import NETWORK, digits, some, trained
 
 
 @pytest.fixture
@@ -25,7 +28,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def load(model: ModelRef, root: Path, **inputs: Path) -> Subject:
-    return load_model(model, digits(), inputs, root, "cpu", "models.3")
+    whiten = partial(whitened, digits(), None)
+    return load_model(model, digits(), inputs, root, "cpu", "models.3", whiten=whiten)
 
 
 def failure(call: Callable[[], object]) -> tuple[str, str | None]:
@@ -98,7 +102,47 @@ def test_what_does_not_fit_is_blamed_on_the_field_it_came_from(root: Path) -> No
     assert failure(lambda: load(ModelRef(file="m"), root))[1] == "models.3.file"
 
 
-def test_statistics_are_the_datasets_own() -> None:
-    mean, std = statistics_of(digits())
-    assert mean == tuple(digits().mean.tolist())
-    assert std == tuple(digits().std.tolist())
+def fail(epsilon: float) -> Dataset:
+    raise AssertionError("nothing has to be whitened")
+
+
+def test_only_models_of_whitened_images_need_a_whitening(root: Path) -> None:
+    weights.save(trained(), root / "models" / "m.safetensors", digits().space)
+    found = load_model(ModelRef(file="m"), digits(), {}, root, "cpu", "models.0", whiten=fail)
+    assert found.space is digits().space
+    test = some()
+    assert found.test(test).space is digits().space
+    assert replace(found, space=None).test(test) is test
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 0.3])
+def test_a_model_of_whitened_images_finds_their_whitening_again(root: Path, epsilon: float) -> None:
+    """It is a function of the training images, so weights need not carry it."""
+    space = whitened(digits(), None, epsilon).space
+    weights.save(trained(), root / "models" / "m.safetensors", space)
+    found = load(ModelRef(file="m"), root)
+    assert found.space is not None
+    assert found.space.identity == space.identity
+    x = some().pixels
+    assert torch.equal(found.test(some()).space.from_pixels(x), space.from_pixels(x))
+    said = load(ModelRef(file="m", whitening="zca"), root)
+    assert said.space is not None
+    assert said.space.identity == space.identity
+
+
+def test_anybody_s_weights_may_be_said_to_be_of_whitened_images(root: Path) -> None:
+    torch.save(trained().state_dict(), root / "models" / "m.pth")
+    assert load(ModelRef(file="m"), root).space is digits().space
+    found = load(ModelRef(file="m", whitening="zca"), root)
+    assert found.space is not None
+    assert found.space.identity == whitened(digits(), None).space.identity
+
+
+def test_another_dataset_s_whitening_is_refused(root: Path) -> None:
+    others = replace(digits(), train_images=digits().train_images.flip(3))
+    weights.save(trained(), root / "models" / "m.safetensors", whitened(others, None).space)
+    found = failure(lambda: load(ModelRef(file="m"), root))
+    assert found == ("weights_mismatch", "models.3.file")
+    path = root / "models" / "m.safetensors"
+    found = failure(lambda: load(ModelRef(artifact="a"), root, a=path))
+    assert found == ("weights_mismatch", "models.3.artifact")

@@ -26,7 +26,8 @@ from rome_core.progress import Progress, Stopped
 from rome_core.recipes.attacks import MODES, Mode
 from rome_core.recipes.protocols import PROTOCOLS, Protocol, crafting, overridden
 from rome_core.recipes.report import TransferReport
-from tests.rome_core.evaluation.conftest import PLAN, bound, some, subject
+from rome_core.space import Normalised, Zca
+from tests.rome_core.evaluation.conftest import PLAN, bound, digits, some, subject
 
 QUICK, PUBLISHED = (
     crafting(overridden(PROTOCOLS[name], {"pgd": {"steps": 3, "epsilon": "24/255"}}))
@@ -98,7 +99,7 @@ def naive(
     sources: Sequence[Subject], targets: Sequence[Subject], test: TestSet, protocol: Protocol
 ) -> dict[str, Any]:
     """All images at once: crafted on the row's model, looked at by the column's."""
-    mean, std = torch.tensor(test.mean).float(), torch.tensor(test.std).float()
+    mean, std = digits().mean.float(), digits().std.float()
 
     def answers(model: Subject, images: Tensor, *, pixels: bool) -> Tensor:
         return model.network((images - mean) / std if pixels else images).argmax(dim=1)
@@ -145,7 +146,7 @@ def test_rows_craft_and_columns_are_looked_at(protocol: Protocol, tmp_path: Path
 
 def test_images_that_the_source_errs_on_are_attacked_as_well(tmp_path: Path) -> None:
     a, test = subject("a"), some(4)
-    guesses = a.network((test.pixels - test.mean[0]) / test.std[0]).argmax(dim=1)
+    guesses = a.network(test.space.from_pixels(test.pixels)).argmax(dim=1)
     wrong, cache = replace(test, labels=(guesses + 1) % 10), tmp_path / "cache"
     only = transfer([a], [a], test=wrong, names=["pgd"], modes=["untargeted"], cache=cache)
     done = run(only, tmp_path / "work")
@@ -182,6 +183,10 @@ def test_what_was_crafted_once_is_reused(tmp_path: Path, monkeypatch: pytest.Mon
     assert counts(few) == (0, 3)
 
 
+def whitening(epsilon: float) -> Zca:
+    return Zca.fit(digits().train_images, epsilon)
+
+
 @pytest.mark.parametrize(
     ("change", "crafted"),
     [
@@ -192,7 +197,8 @@ def test_what_was_crafted_once_is_reused(tmp_path: Path, monkeypatch: pytest.Mon
         ({"test": lambda: some(10, seed=4)}, BLOCKS),
         ({"test": lambda: some(10).part(slice(0, 8))}, 0),
         ({"test": lambda: some(10).part(slice(1, 9))}, 8),
-        ({"test": lambda: replace(some(10), mean=(0.4,))}, BLOCKS),
+        ({"test": lambda: replace(some(10), space=Normalised.of((0.4,), (0.2,)))}, BLOCKS),
+        ({"test": lambda: replace(some(10), space=whitening(0.2))}, BLOCKS),
     ],
     ids=lambda part: next(iter(part)) if isinstance(part, dict) else "",
 )
@@ -254,7 +260,7 @@ def test_the_clamp_alone_is_looked_at_where_normalised_images_are_clamped(
     if protocol is QUICK:
         assert done.clamped == {}
         return
-    x = (test.pixels - torch.tensor(test.mean).float()) / torch.tensor(test.std).float()
+    x = test.space.from_pixels(test.pixels)
     expected = a.network(x.clamp(0, 1)).argmax(dim=1) == test.labels
     assert torch.equal(done.clamped["a"], expected)
     assert not torch.equal(done.clamped["a"], done.clean["a"])

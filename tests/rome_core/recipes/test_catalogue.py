@@ -1,6 +1,7 @@
 """The catalogue: complete, JSON, and free of torch."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -12,10 +13,12 @@ from rome_core import recipes
 from rome_core.recipes import catalogue
 from rome_core.recipes.attack_catalogue import ATTACKS
 from rome_core.recipes.attacks import SETTINGS
+from rome_core.recipes.augmentation import parse_strategy
 from rome_core.recipes.catalogue import MethodRecipe
-from rome_core.recipes.datasets import DATASETS, npz_stem
+from rome_core.recipes.datasets import DATASETS, folder, npz_stem
 from rome_core.recipes.networks import parse
 from rome_core.recipes.protocols import PROTOCOLS
+from rome_core.torchvision_adapter import torchvision_datasets
 
 
 @pytest.mark.parametrize(
@@ -68,6 +71,62 @@ def test_dataset_facts_agree_with_themselves() -> None:
         assert len(facts.class_names) == facts.classes
         assert len(facts.train_per_class) == len(facts.test_per_class) == facts.classes
         assert len(facts.mean) == len(facts.std) == facts.shape[0]
+
+
+def test_dataset_facts_are_the_published_ones() -> None:
+    sums = {
+        name: (sum(facts.train_per_class), sum(facts.test_per_class))
+        for name, facts in DATASETS.items()
+    }
+    assert sums == {
+        "digits": (1_442, 355),
+        "mnist": (60_000, 10_000),
+        "fashionmnist": (60_000, 10_000),
+        "svhn": (73_257, 26_032),
+        "cifar10": (50_000, 10_000),
+        "cifar100": (50_000, 10_000),
+        "tinyimagenet": (100_000, 10_000),
+    }
+    for facts in DATASETS.values():
+        assert facts.licence
+        assert facts.citation
+        assert facts.homepage.startswith("http")
+        assert facts.train_files or facts.name == "digits"
+        assert len(set(facts.class_names)) == facts.classes
+        mirrored = "flip" in parse_strategy(facts.augmentation)
+        assert mirrored == (facts.name not in ("digits", "mnist", "svhn"))
+
+
+def test_files_of_datasets_have_their_published_sums() -> None:
+    """None but those of the one dataset that is packed here."""
+    for facts in DATASETS.values():
+        for file in (*facts.train_files, *facts.test_files, *facts.packed_from):
+            for form in file.forms:
+                assert not form.path.startswith("/")
+                ours = form.path.startswith("tinyimagenet.") or form.path.endswith("/")
+                assert form.md5 is None if ours else re.fullmatch("[0-9a-f]{32}", str(form.md5))
+    described = DATASETS["mnist"].as_dict()["files"][0]
+    assert described["path"] == "MNIST/raw/train-images-idx3-ubyte"
+    assert described["instead"][0]["md5"] == "f68b3c2dcbeaaa9fbdd348bbdeb94873"
+
+
+def test_torchvision_knows_the_same_sums() -> None:
+    datasets = torchvision_datasets()
+    for name, kind in (("mnist", "MNIST"), ("fashionmnist", "FashionMNIST")):
+        facts = DATASETS[name]
+        archives = [f.instead[0] for f in (*facts.train_files, *facts.test_files)]
+        known = getattr(datasets, kind).resources
+        assert [(a.path.rpartition("/")[2], a.md5) for a in archives] == known
+    svhn = DATASETS["svhn"]
+    known = datasets.SVHN.split_list
+    assert svhn.train_files[0].md5 == known["train"][2]
+    assert svhn.test_files[0].md5 == known["test"][2]
+
+
+def test_folder_names() -> None:
+    assert folder("folder:my.data-2") == ("my.data-2", None)
+    assert folder("folder:a@32") == ("a", 32)
+    assert folder("npz:a") is folder("digits") is folder("folder:a@4") is None
 
 
 def test_npz_stem() -> None:

@@ -1,0 +1,333 @@
+"""DC and DSA: match the gradients that synthetic and real images give a network while it learns.
+
+Owns the loop, the step of the images and the training of the network on them. Must not own the
+engine's loop, nor how a gradient is computed (`class_gradients`, `passes`).
+
+Source: Zhao et al. 2021, "Dataset Condensation with Gradient Matching" (ICLR), Zhao and Bilen
+2021, "Dataset Condensation with Differentiable Siamese Augmentation" (ICML), and the authors' code.
+An iteration takes a fresh network through `outer_loop` outer steps, in each of which
+
+1. every class's real images give a gradient by the network's weights, and so do its synthetic
+   ones; in DSA both were augmented alike, by a draw of the class's own;
+2. the distances of all classes' pairs of gradients are summed, and all images make one step of SGD
+   with momentum against the gradient of that sum;
+3. the network learns from the synthetic images for `inner_loop` epochs, except after the last step.
+
+One outer step is one step of the engine.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from rome_core import augment
+from rome_core.data import Dataset
+from rome_core.distillation.class_gradients import ClassGradients, State
+from rome_core.distillation.curvature import curvature, curvature_gradient
+from rome_core.distillation.draws import Draws
+from rome_core.distillation.gradient_distance import DISTANCES, Gradients
+from rome_core.distillation.material import Material
+from rome_core.distillation.perturbation import Perturbation
+from rome_core.errors import CoreError
+from rome_core.passes import Passes, Plan
+from rome_core.recipes.gradient_matching import (
+    DcHyperparameters,
+    DsaHyperparameters,
+    GradientMatchingHyperparameters,
+    loops,
+)
+from rome_core.synthetic import SyntheticSet
+
+GROUP = 2048  # images whose gradients are held at once: bounds memory, changes no value
+
+H = TypeVar("H", bound=GradientMatchingHyperparameters)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One outer step of one iteration, and what was drawn for it, by class."""
+
+    iteration: int
+    turn: int
+    real: list[Tensor]  # positions of the real images
+    rows: list[augment.Augmentation]  # one row each
+
+
+class GradientMatching(ABC, Generic[H]):
+    """One run on one dataset; the engine calls `step` `iterations` times, once an outer step.
+
+    Args:
+        dataset: training images as pixels in [0, 1], with the space networks take them in.
+        ipc: images per class.
+        seed: of every draw of the run.
+        device: where tensors live. Draws are made on the CPU, so they do not depend on it.
+        plan: how first-order passes are run.
+        dtype: float64 serves proofs, not runs.
+
+    Raises CoreError where the dataset cannot serve the hyperparameters.
+    """
+
+    name: ClassVar[str]  # of the method
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        hyperparameters: H,
+        *,
+        ipc: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        plan: Plan,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.hyperparameters = hp = hyperparameters
+        self.dataset, self.ipc, self.classes = dataset, ipc, dataset.classes
+        self.outer_loop, self.inner_loop = loops(ipc, hp.outer_loop, hp.inner_loop)
+        self.iterations = hp.iterations * self.outer_loop
+        self.steps = 0  # outer steps made
+        self.draws = Draws(seed)
+        self.material = Material(
+            dataset,
+            self.draws,
+            ipc=ipc,
+            holdout=hp.holdout if hp.selection == "holdout" else None,
+            device=device,
+            dtype=dtype,
+        )
+        self._perturbation = Perturbation(hp, self.material) if hp.perturbed != "none" else None
+        skeletons = [self.material.network(hp.network, self.draws.network(0)) for _ in range(2)]
+        self._network = skeletons[0].requires_grad_(False).eval()
+        self._passes = Passes(skeletons[1], plan)
+        self._gradients = ClassGradients(self._network, self._passes)
+        self.weights = self._fresh(0)  # of the iteration's network
+        self.images = self.material.start(hp.init)  # (classes * ipc, c, h, w), class-major
+        self._velocity = torch.zeros_like(self.images)
+
+    @property
+    @abstractmethod
+    def strategy(self) -> str:
+        """The augmentation of matching, and of training networks."""
+
+    @property
+    def align_corners(self) -> bool:
+        return False
+
+    # What the engine sees.
+
+    @property
+    def held_out(self) -> Tensor:
+        """Positions of the training images that only judge iterates."""
+        return self.material.held_out
+
+    @property
+    def circumstances(self) -> dict[str, Any]:
+        """What the last digits of a run depend on besides its spec."""
+        return {"plan": self._passes.plan.as_dict(), "device": str(self.material.device)}
+
+    def step(self) -> dict[str, float]:
+        """One outer step. `loss` and its parts are means over classes.
+
+        `training_loss` is the network's mean cross-entropy in the last epoch of its training, where
+        there was any. `images` counts an image each time it passes forward and backward; the
+        curvature of an image is two such passes.
+        """
+        hp = self.hyperparameters
+        iteration, turn = divmod(self.steps, self.outer_loop)
+        self._count = 0
+        if turn == 0:
+            self.weights = self._fresh(iteration)
+        gradient, scalars = self._match(self._draw(iteration, turn))
+        self._velocity.mul_(hp.momentum).add_(gradient)
+        self.images.sub_(self._velocity, alpha=hp.lr_img)
+        if not torch.isfinite(self.images).all():
+            raise CoreError(
+                "diverged",
+                f"The synthetic images are no longer finite after outer step {self.steps}.",
+                "Lower lr_img, or lr_net if the losses grew before.",
+                field="hyperparameters.lr_img",
+            )
+        if turn < self.outer_loop - 1:
+            for epoch in range(self.inner_loop):
+                scalars["training_loss"] = self._learn(iteration, turn, epoch)
+        self.steps += 1
+        scalars["images"] = float(self._count)
+        return scalars
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            self.name: {"steps": self.steps},
+            "images": self.images,
+            "velocity": torch.zeros_like(self._velocity),
+            "network": self.weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state[self.name]["steps"]
+        self.images.copy_(state["images"])
+        self._velocity.copy_(state["velocity"])
+        for name, weight in self.weights.items():
+            weight.copy_(state["network"][name])
+
+    def synthetic_set(self) -> SyntheticSet:
+        return self.material.set_of(
+            self.images, augmentation=self.hyperparameters.augmentation, method=self.name
+        )
+
+    # Matching.
+
+    def _draw(self, iteration: int, turn: int) -> _Turn:
+        members, most = self.material.members, self.hyperparameters.batch_real
+        labels = range(self.classes)
+        return _Turn(
+            iteration,
+            turn,
+            [self.draws.real(iteration, turn, c, members[c], most) for c in labels],
+            [
+                augment.draw(
+                    self.strategy,
+                    1,
+                    size=self.material.size,
+                    generator=self.draws.augmentation(iteration, turn, c),
+                    siamese=True,
+                )
+                for c in labels
+            ],
+        )
+
+    def _match(self, turn: _Turn) -> tuple[Tensor, dict[str, float]]:
+        """Gradient of the summed losses of all classes by the images, and the mean losses."""
+        gradients, losses = [], []
+        counts = [len(chosen) + self.ipc for chosen in turn.real]
+        for some in self.material.groups(counts, GROUP):
+            targets = self._real_side(turn, some)
+            for part in self._gradients.parts([self.ipc] * len(some), self.images.device):
+                own = {name: target[part.start : part.stop] for name, target in targets.items()}
+                labels = range(some.start + part.start, some.start + part.stop)
+                gradient, parts = self._synthetic_side(turn, labels, own)
+                gradients.append(gradient)
+                losses.append(parts)
+        means = {name: torch.cat([parts[name] for parts in losses]).mean() for name in losses[0]}
+        return torch.cat(gradients), {name: mean.item() for name, mean in means.items()}
+
+    def _real_side(self, turn: _Turn, some: range) -> Gradients:
+        """Gradients by the weights that some classes' real images give: (k, ...) each."""
+        counts = [len(turn.real[label]) for label in some]
+        x = self.material.images(torch.cat([turn.real[label] for label in some]))
+        x, labels = self._seen(turn, some, counts, x, "real")
+        return self._gradients.values(self.weights, x, labels, counts)
+
+    def _synthetic_side(
+        self, turn: _Turn, some: range, targets: Gradients
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gradient of the summed losses of some classes by their images, and the losses, (k,)."""
+        hp, k = self.hyperparameters, len(some)
+        leaf = self.images[some.start * self.ipc : some.stop * self.ipc].detach().requires_grad_()
+        x, labels = self._seen(turn, some, [self.ipc] * k, leaf, "synthetic")
+        matching = DISTANCES[hp.distance](
+            self._gradients.graph(self.weights, x, labels, k), targets
+        )
+        loss, parts = matching, {"matching_loss": matching}
+        if hp.curvature_of_images:
+            bend = curvature(self._forward, x, labels, hp.curvature_step, create_graph=True)
+            parts["curvature"] = bend.view(k, self.ipc).mean(dim=1)
+            loss = loss + hp.curvature_of_images * parts["curvature"]
+            self._count += 2 * len(x)
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        return gradient, {"loss": loss.detach(), **{n: part.detach() for n, part in parts.items()}}
+
+    def _seen(
+        self,
+        turn: _Turn,
+        some: range,
+        counts: list[int],
+        x: Tensor,
+        side: Literal["real", "synthetic"],
+    ) -> tuple[Tensor, Tensor]:
+        """Images of some classes as they are matched, augmented and perhaps attacked; labels."""
+        rows = [turn.rows[c].repeat_interleave(n) for c, n in zip(some, counts, strict=True)]
+        x = augment.apply(x, augment.concatenate(rows), align_corners=self.align_corners)
+        labels = torch.arange(some.start, some.stop).repeat_interleave(torch.tensor(counts))
+        labels = labels.to(x.device)
+        self._count += len(x)
+        if self._perturbation is None or self.hyperparameters.perturbed not in (side, "both"):
+            return x, labels
+        made = [self.draws.noise(turn.iteration, turn.turn, label, side) for label in some]
+        attacked = self._perturbation(
+            self._passes.bind(self.weights),
+            x.detach(),
+            labels,
+            self._perturbation.noise(counts, made),
+        )
+        self._count += len(x) * self._perturbation.budget.steps
+        # The perturbation is a constant: gradients reach the images through the sum alone.
+        return x + (attacked - x).detach(), labels
+
+    def _forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = functional_call(self._network, self.weights, (x,))
+        return logits
+
+    # The network.
+
+    def _fresh(self, iteration: int) -> State:
+        made = self.material.network(self.hyperparameters.network, self.draws.network(iteration))
+        return {name: value.detach() for name, value in made.state_dict().items()}
+
+    def _learn(self, iteration: int, turn: int, epoch: int) -> float:
+        """One epoch of the network on the synthetic images; returns its mean cross-entropy."""
+        hp = self.hyperparameters
+        draws = self.draws.epoch(iteration, turn, epoch)
+        labels = self.material.labels
+        total = torch.zeros((), dtype=self.images.dtype, device=self.images.device)
+        order = torch.randperm(len(self.images), generator=draws).to(self.images.device)
+        for chosen in torch.split(order, hp.batch_train):
+            rows = augment.draw(
+                self.strategy,
+                len(chosen),
+                size=self.material.size,
+                generator=draws,
+                siamese=False,
+            )
+            x = augment.apply(self.images[chosen], rows, align_corners=self.align_corners)
+            own = labels[chosen]
+            gradients, logits = self._passes.train_gradient(self.weights, x, own)
+            total += F.cross_entropy(logits, own, reduction="sum")
+            self._count += len(x)
+            if hp.curvature_of_networks:
+                bend = curvature_gradient(self._network, self.weights, x, own, hp.curvature_step)
+                for name, gradient in bend.items():
+                    gradients[name].add_(gradient, alpha=hp.curvature_of_networks)
+                self._count += 2 * len(x)
+            for name, gradient in gradients.items():
+                self.weights[name].sub_(gradient, alpha=hp.lr_net)
+        return total.item() / len(self.images)
+
+
+class Dc(GradientMatching[DcHyperparameters]):
+    """Images are matched, and networks trained, without augmentation."""
+
+    name = "dc"
+
+    @property
+    def strategy(self) -> str:
+        return "none"
+
+
+class Dsa(GradientMatching[DsaHyperparameters]):
+    """Real and synthetic images of a class are augmented alike; so are training images, singly."""
+
+    name = "dsa"
+
+    @property
+    def strategy(self) -> str:
+        return self.hyperparameters.augmentation
+
+    @property
+    def align_corners(self) -> bool:
+        return self.hyperparameters.align_corners

@@ -1,0 +1,92 @@
+"""What a distillation will cost, before it runs. Torch-free.
+
+Owns the units: everything is counted in forward passes of one image through one network, F, so
+that methods compare whatever the network; a network's F is `networks.operations`. Measured shares
+(CIFAR-10's reference network, torch's counter of operations): weight gradients 2.93 F, an input
+gradient of a frozen network 2 F, a gradient by weights kept in a graph and taken back to the pixels
+7.79 F, one unrolled step of training 8.7 F, its exact adjoint 11.7 F, a curvature and its gradient
+by the images 10 F, by the weights 11.86 F.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rome_core.recipes.networks import parse
+
+FORWARD = 1.0
+INPUT_GRADIENT = 2.0
+WEIGHT_GRADIENT = 2.93
+MATCHED_GRADIENT = 7.79
+UNROLLED_STEP = 8.7
+ADJOINT_STEP = 11.7
+CURVATURE_BY_IMAGES = 10.0
+CURVATURE_BY_WEIGHTS = 11.86
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method is to be run on: (c, h, w), images of each class, and the set's size."""
+
+    shape: tuple[int, int, int]
+    per_class: tuple[int, ...]
+    ipc: int
+
+    @property
+    def classes(self) -> int:
+        return len(self.per_class)
+
+    @property
+    def images(self) -> int:
+        return sum(self.per_class)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes are in F, bytes of float32 tensors; estimates within a factor of two or so.
+
+    `network` is whose F they are of. `preparation` is before the first iteration (experts, feature
+    networks), `selection` what judging iterates adds over the whole run.
+    """
+
+    network: str
+    iterations: int
+    iteration: float
+    preparation: float = 0.0
+    selection: float = 0.0
+    peak_bytes: int = 0  # of images, weights and activations held at once, dataset included
+
+    @property
+    def passes(self) -> float:
+        return self.preparation + self.iterations * self.iteration + self.selection
+
+
+def dataset_bytes(problem: Problem) -> int:
+    """Of a training set held as float32."""
+    channels, height, width = problem.shape
+    return 4 * problem.images * channels * height * width
+
+
+def students(problem: Problem, *, images: int, epochs: int, count: int) -> float:
+    """Passes of training some students on a set of `images` decoded images, E+1 epochs."""
+    return WEIGHT_GRADIENT * images * (epochs + 1) * count
+
+
+def expert_training(problem: Problem, *, epochs: int, count: int, attack_steps: int = 0) -> float:
+    """Passes of training networks on the whole training set."""
+    return problem.images * epochs * count * (WEIGHT_GRADIENT + INPUT_GRADIENT * attack_steps)
+
+
+def graph_bytes(network: str, size: int, images: int) -> int:
+    """Of the activations that a backward pass keeps for some images of `size` pixels a side.
+
+    Three maps a block at a ConvNet's resolution of that block; other families count as eight maps
+    of 64 channels at full resolution.
+    """
+    spec = parse(network)
+    if spec.family == "convnet":
+        halvings = 0 if spec.pooling == "nopool" else 1
+        maps = sum(3 * spec.width / 4 ** (block * halvings) for block in range(spec.depth))
+    else:
+        maps = 8 * 64
+    return int(4 * images * maps * size**2)

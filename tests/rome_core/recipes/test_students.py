@@ -1,0 +1,74 @@
+"""What a set decides about its students, and the whitening of models and methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rome_core import recipes
+from rome_core.recipes import SpecError
+from rome_core.recipes.evaluate import ModelRef, Students
+from rome_core.recipes.hyperparameters import MethodHyperparameters, Perturbing
+from rome_core.recipes.problems import FieldProblem
+
+SET: dict[str, Any] = {"kind": "evaluate", "artifact": "art_1"}
+
+
+def canonical(**students: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = recipes.canonical({**SET, "students": students}, seed=3)["students"]
+    return spec
+
+
+def problem(body: dict[str, Any]) -> FieldProblem:
+    with pytest.raises(SpecError) as caught:
+        recipes.canonical(body, seed=1)
+    (only,) = caught.value.problems
+    return only
+
+
+def test_the_set_decides_unless_told_otherwise() -> None:
+    assert canonical()["learning_rate"] == "set"
+    assert canonical(learning_rate="set") == canonical()
+    assert canonical(learning_rate=0.5)["learning_rate"] == 0.5
+    assert canonical(learning_rate=1)["learning_rate"] == 1.0
+
+
+@pytest.mark.parametrize("given", [{}, {"labels": "set"}])
+def test_labels_leave_no_trace_at_their_default(given: dict[str, str]) -> None:
+    assert "labels" not in canonical(**given)
+    assert "labels" not in Students.model_validate(given).model_dump_json()
+    assert canonical(labels="hard")["labels"] == "hard"
+
+
+@pytest.mark.parametrize("given", [0, -1, 101, float("nan"), float("inf"), "fast", None, True, []])
+def test_a_rate_that_is_none_is_one_problem(given: object) -> None:
+    found = problem({**SET, "students": {"learning_rate": given}})
+    assert found.field == "students.learning_rate"
+    assert "a number above 0 and at most 100, or set" in found.message
+
+
+def test_labels_are_the_sets_or_hard() -> None:
+    found = problem({**SET, "students": {"labels": "soft"}})
+    assert (found.field, "'hard'" in found.message) == ("students.labels", True)
+
+
+def test_a_model_s_whitening_leaves_no_trace_where_there_is_none() -> None:
+    body = {"kind": "evaluate", "models": [{"file": "m"}], "dataset": "digits"}
+    assert "whitening" not in recipes.canonical(body, seed=1)["models"][0]
+    body["models"] = [{"file": "m", "whitening": "zca"}]
+    assert recipes.canonical(body, seed=1)["models"][0]["whitening"] == "zca"
+    body["models"] = [{"file": "m", "whitening": "none"}]
+    assert problem(body).field == "models.0.whitening"
+    assert ModelRef(file="m", whitening="zca").source != ModelRef(file="m").source
+
+
+class Attacking(MethodHyperparameters, Perturbing):
+    """As a method's own."""
+
+
+def test_a_method_that_whitens_attacks_pixels_alone() -> None:
+    assert "whitening" not in Attacking(attack_domain="reference").model_dump()
+    assert Attacking(whitening="zca").model_dump()["whitening"] == "zca"
+    with pytest.raises(ValueError, match="attack_domain=pixel"):
+        Attacking(whitening="zca", attack_domain="reference")
