@@ -91,6 +91,13 @@ class GradientMatching(ABC, Generic[H]):
         self.dataset, self.ipc, self.classes = dataset, ipc, dataset.classes
         self.outer_loop, self.inner_loop = loops(ipc, hp.outer_loop, hp.inner_loop)
         self.iterations = hp.iterations * self.outer_loop
+        if hp.selects_nothing(self.outer_loop):
+            raise CoreError(
+                "spec_invalid",
+                f"A run of {self.iterations} outer steps ends before the first evaluation.",
+                "Lower eval_interval, which counts outer steps, or set selection=none.",
+                field="hyperparameters.eval_interval",
+            )
         self.steps = 0  # outer steps made
         self.draws = Draws(seed)
         self.material = Material(
@@ -164,7 +171,7 @@ class GradientMatching(ABC, Generic[H]):
         return {
             self.name: {"steps": self.steps},
             "images": self.images,
-            "velocity": torch.zeros_like(self._velocity),
+            "velocity": self._velocity,
             "network": self.weights,
         }
 

@@ -192,7 +192,7 @@ _TRIALS = (
                 "network": "convnet-d2-w32",
                 "factor": 1,
                 "augmentation": SIGNS,
-                "ce_weight": 50.0,
+                "ce_weight": 0.5,
             }
         ),
         source="this project, sized for one CPU core",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rome_core.recipes.hyperparameters import Selecting
 from rome_core.recipes.networks import parse
 
 FORWARD = 1.0
@@ -75,6 +76,22 @@ def students(problem: Problem, *, images: int, epochs: int, count: int) -> float
 def expert_training(problem: Problem, *, epochs: int, count: int, attack_steps: int = 0) -> float:
     """Passes of training networks on the whole training set."""
     return problem.images * epochs * count * (WEIGHT_GRADIENT + INPUT_GRADIENT * attack_steps)
+
+
+def judging(
+    settings: Selecting, problem: Problem, *, images: int, iterations: int, attack: float
+) -> float:
+    """Passes of judging all iterates, sets of `images` decoded images; `attack` are an image's.
+
+    A test set is taken to be a fifth of the training set.
+    """
+    if settings.selection == "none":
+        return 0.0
+    judged = problem.images * (settings.holdout if settings.selection == "holdout" else 0.2)
+    each = FORWARD + (attack if settings.selection_score == "robust" else 0)
+    count = settings.num_eval
+    trained = students(problem, images=images, epochs=settings.eval_epochs, count=count)
+    return (iterations // settings.eval_interval) * (trained + count * judged * each)
 
 
 def graph_bytes(network: str, size: int, images: int) -> int:

@@ -90,7 +90,13 @@ class DmHyperparameters(MethodHyperparameters, Perturbing, CurvingImages, Select
     momentum: float = Field(0.5, ge=0, lt=1, description="SGD momentum of the images. Code: 0.5.")
 
     @model_validator(mode="after")
-    def _something_is_selected(self) -> Self:
+    def _consistent(self) -> Self:
+        robust = self.selection_score == "robust"
+        if self.selection == "test" and robust and self.attack_domain != "reference":
+            raise ValueError(
+                "selection=test looks at the test set: of robust accuracy only the reference "
+                "domain allows it, to reproduce published numbers; use selection=holdout"
+            )
         if self.selection != "none" and self.eval_interval > self.iterations:
             raise ValueError(
                 "eval_interval is above iterations, so nothing would ever be selected: lower it, "
@@ -109,20 +115,21 @@ def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
     """What a run will cost: the real side's forward passes, mostly."""
     assert isinstance(hyperparameters, DmHyperparameters)
     hp = hyperparameters
-    real = sum(min(count, hp.batch_real) for count in problem.per_class)
+    kept = 1 - hp.holdout if hp.selection == "holdout" else 1.0
+    real = sum(min(kept * count, hp.batch_real) for count in problem.per_class)
     decoded = problem.classes * problem.ipc * hp.factor**2
     attack = cost.INPUT_GRADIENT * hp.pgd_steps
     one = real * (cost.FORWARD + attack * (hp.perturbed in ("real", "both")))
     one += decoded * (cost.INPUT_GRADIENT + attack * (hp.perturbed in ("synthetic", "both")))
     if hp.curvature_of_images:
         one += decoded * cost.CURVATURE_BY_IMAGES
-    judged = hp.iterations // hp.eval_interval if hp.selection != "none" else 0
-    student = cost.students(problem, images=decoded, epochs=hp.eval_epochs, count=hp.num_eval)
     return Cost(
         network=hp.network,
         iterations=hp.iterations,
         iteration=hp.networks_per_iteration * one,
-        selection=judged * student,
+        selection=cost.judging(
+            hp, problem, images=decoded, iterations=hp.iterations, attack=attack
+        ),
         peak_bytes=cost.dataset_bytes(problem)
         + cost.graph_bytes(hp.network, problem.shape[1], min(decoded, SYNTHETIC_GROUP)),
     )

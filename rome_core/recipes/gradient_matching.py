@@ -157,13 +157,16 @@ class GradientMatchingHyperparameters(
                 "selection=test looks at the test set: of robust accuracy only the reference "
                 "domain allows it, to reproduce published numbers; use selection=holdout"
             )
-        steps = self.iterations * (self.outer_loop or 1)
-        if self.selection != "none" and self.eval_interval > steps:
+        if self.outer_loop is not None and self.selects_nothing(self.outer_loop):
             raise ValueError(
-                "eval_interval is above iterations times outer_loop (1 where the table is asked), "
-                "so nothing might be selected: lower it, or set outer_loop or selection=none"
+                "eval_interval is above iterations times outer_loop, so nothing would ever be "
+                "selected: lower it, or set selection=none"
             )
         return self
+
+    def selects_nothing(self, outer_loop: int) -> bool:
+        """Whether iterates are to be judged and a run has none to judge."""
+        return self.selection != "none" and self.eval_interval > self.iterations * outer_loop
 
 
 class DcHyperparameters(GradientMatchingHyperparameters):

@@ -163,7 +163,7 @@ def test_experts_are_trained_once_and_named_by_a_distillation(
         assert (made["kind"], made["metadata"]["network"]) == ("experts", "convnet-d1-w4")
         assert job["result"]["test_accuracy"]["n"] == 1
         named, files = done({**distil, "experts": made["id"]})
-        assert named["provenance"]["parents"] == {made["id"]: made["digest"]}
+        assert named["provenance"]["parents"] == {made["id"]: f"sha256:{made['digest']}"}
         assert "experts.safetensors" not in files
         own, others = done(distil)
         assert others["experts.safetensors"]["kind"] == "experts"

@@ -13,7 +13,7 @@ import torch
 from rome_core import data
 from rome_core.data.idx import read_idx
 from rome_core.recipes.augmentation import SIGNS
-from rome_core.recipes.datasets import MNIST, DatasetFacts
+from rome_core.recipes.datasets import DATASETS, MNIST, DatasetFacts
 from tests.rome_core.data.small import Bytes, failure, images, labels_of, written
 
 TRAIN, TEST = (3, 1, 2, 1, 1, 1, 1, 1, 1, 2), (1,) * 10
@@ -88,7 +88,7 @@ def test_the_catalogue_leads_to_the_reader(tmp_path: Path, name: str) -> None:
     assert error.code == "dataset_missing"
     assert "raw/t10k-labels-idx1-ubyte.gz" in error.detail
     assert f"fetch {name}" in error.remedy
-    facts = data.DATASETS[name]
+    facts = DATASETS[name]
     path = tmp_path / facts.train_files[0].path
     for file in (*facts.train_files, *facts.test_files):
         (tmp_path / file.path).parent.mkdir(parents=True, exist_ok=True)

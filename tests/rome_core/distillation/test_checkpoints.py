@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,55 @@ def test_a_cheap_write_still_waits_its_minimum() -> None:
     assert cadence.due()
     cadence.record(lambda: None)
     assert not cadence.due()
+
+
+def test_a_stored_value_is_written_once_and_comes_back_where_it_lies(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    kept = checkpoints.store({"w": torch.arange(5.0)})
+    assert kept.path.parent == tmp_path / "chunks"
+    inode = kept.path.stat().st_ino
+    for step in range(1, 4):
+        checkpoints.save(step, {**state(step), "kept": kept})
+    assert kept.path.stat().st_ino == inode
+    found = Checkpoints(tmp_path).newest()
+    assert found is not None
+    assert found.state["kept"] == kept
+    assert torch.equal(found.state["kept"].read()["w"], torch.arange(5.0))
+    checkpoints.save(4, state(4))
+    checkpoints.save(5, state(5))
+    assert not kept.path.exists()  # no state holds it any more
+
+
+def test_a_stored_value_outlives_the_attempt_that_made_it(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    before = Checkpoints(first)
+    kept = before.store(torch.arange(5.0))
+    before.save(1, {"kept": kept})
+    after = Checkpoints(second, [first])
+    found = after.newest()
+    assert found is not None
+    own = found.state["kept"]
+    assert own.path == second / "chunks" / kept.digest
+    after.save(2, {"kept": own, "more": 1})
+    shutil.rmtree(first)
+    assert torch.equal(own.read(), torch.arange(5.0))
+    again = Checkpoints(second).newest()
+    assert again is not None
+    assert again.step == 2
+
+
+def test_a_damaged_stored_value_is_not_used(tmp_path: Path) -> None:
+    """Neither by the next attempt, which falls back, nor by whoever holds it already."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state(1))
+    kept = checkpoints.store(torch.arange(5.0))
+    checkpoints.save(2, {**state(2), "kept": kept})
+    flip(kept.path)
+    later = Checkpoints(tmp_path)
+    found = later.newest()
+    assert found is not None
+    assert found.step == 1
+    assert "chunk kept does not match" in later.passed_over[0]
+    with pytest.raises(ValueError, match="does not match its digest"):
+        kept.read()
+    assert torch.equal(later.store(torch.arange(5.0)).read(), torch.arange(5.0))  # written anew

@@ -270,6 +270,7 @@ def test_held_out_images_change_nothing(tiny: Dataset) -> None:
         (10, {"selection": "holdout", "holdout": 0.5, "eval_interval": 1}, "class_too_small"),
         (1, {"perturbed": "real", "target_rule": "mod10"}, "target_out_of_range"),
         (1, {"network": "convnet-d4"}, "network_too_deep"),
+        (1, {"outer_loop": None, "selection": "holdout", "eval_interval": 21}, "spec_invalid"),
     ],
 )
 def test_what_a_dataset_cannot_serve_is_an_error(

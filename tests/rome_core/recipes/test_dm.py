@@ -22,6 +22,7 @@ from rome_core.recipes.dm import PRESETS, DmHyperparameters, predict_cost
         {"augmentation": "twist"},
         {"whitening": "zca", "attack_domain": "reference"},
         {"selection": "holdout", "iterations": 10},
+        {"selection": "test", "selection_score": "robust"},
         {"networks_per_iteration": 0},
         {"curvature_of_networks": 1.0},  # it trains none
     ],
@@ -71,7 +72,11 @@ def test_what_is_asked_for_besides_costs_more() -> None:
     assert many.iteration == 3 * plain.iteration
     assert plain.selection == 0
     judged = predict_cost(DmHyperparameters(selection="holdout"), problem(10))
-    assert judged.selection > 20 * 5 * 1000 * 100 * 2.9
+    # 20 times, five students of 1,001 epochs on 100 images, each judged on a tenth of 50,000.
+    assert judged.selection == pytest.approx(20 * 5 * (2.93 * 1001 * 100 + 5_000))
+    robust = {"selection": "holdout", "selection_score": "robust"}
+    attacked = predict_cost(DmHyperparameters(**robust), problem(10))
+    assert attacked.selection == pytest.approx(20 * 5 * (2.93 * 1001 * 100 + 5_000 * 21))
     assert judged.iteration == plain.iteration
     assert plain.peak_bytes > 4 * 50_000 * 3 * 32 * 32
 
