@@ -22,17 +22,16 @@ from pathlib import Path
 
 import torch
 
+from benchmarks._pixels import SEED, random_pixels
 from benchmarks._report import result
 from rome_core.data import Dataset, load
 from rome_core.distillation.rome import Rome
 from rome_core.passes import plan
-from rome_core.randomness import generator
 from rome_core.recipes.rome import PRESETS, RomeHyperparameters
 from tests.rome_core.distillation.naive_rome import NaiveRome
 
 PRESET = PRESETS["rome-2025-cifar10-ipc10"]
 QUICK = {"batch_real": 48, "batch_train": 64, "model_train_steps": 1, "target_rule": "modC"}
-SEED = 0
 
 
 def main() -> None:
@@ -99,25 +98,6 @@ def seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-def random_pixels(per_class: int = 512) -> Dataset:
-    """Noise in the shape of CIFAR-10: what the passes cost does not depend on the pixels."""
-    labels = torch.arange(10).repeat_interleave(per_class)
-    images = torch.rand(len(labels), 3, 32, 32, generator=generator(SEED, "benchmark pixels"))
-    return Dataset(
-        name="random",
-        train_images=images,
-        train_labels=labels,
-        test_images=images[:0],
-        test_labels=labels[:0],
-        mean=torch.full((3,), 0.5),
-        std=torch.full((3,), 0.25),
-        classes=10,
-        class_names=tuple(str(label) for label in range(10)),
-        digests={},
-        split="",
-    )
 
 
 def some_classes(dataset: Dataset, classes: int) -> Dataset:

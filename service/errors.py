@@ -335,15 +335,17 @@ class InputMissing(JobFailure):
 class ArtifactMissing(JobFailure):
     code, status = "artifact_missing", 422
     title = "The file of the artifact is not there"
-    docs = "The synthetic set is read from a file."
-    default_remedy = "Give the path of a synthetic set."
+    docs = "A synthetic set or a file of experts is read from a path."
+    default_remedy = "Give the path of one that is there."
 
 
 class ArtifactDamaged(JobFailure):
     code, status = "artifact_damaged", 422
     title = "The artifact cannot be read as tensors and plain containers"
-    docs = "Files are read without running any code that they may hold."
-    default_remedy = "Take a file that torch.load reads with weights_only=True."
+    docs = (
+        "Files are read without running any code that they may hold; one of experts must be whole."
+    )
+    default_remedy = "Take a file that torch.load reads with weights_only=True, or get it again."
 
 
 class ArtifactInvalid(JobFailure):
@@ -356,8 +358,8 @@ class ArtifactInvalid(JobFailure):
 class ArtifactMismatch(JobFailure):
     code, status = "artifact_mismatch", 422
     title = "The artifact does not fit what the spec says about it"
-    docs = "The set tells its own dataset, factor, classes and shape."
-    default_remedy = "Leave the field out, or evaluate on the dataset the set was made from."
+    docs = "A set, or a file of experts, tells its own dataset, classes, shape and making."
+    default_remedy = "Leave the field out, or name what was made of the same dataset."
 
 
 class ArtifactUndescribed(JobFailure):
@@ -454,7 +456,10 @@ class TargetOutOfRange(JobFailure):
 class AttackUnsuitable(JobFailure):
     code, status = "attack_unsuitable", 422
     title = "The attack cannot run on what it was given"
-    docs = "A loss may need more classes than the dataset has; some attacks have no targeted form."
+    docs = (
+        "A loss may need more classes than the dataset has, some attacks have no targeted form, "
+        "and the reference domain holds normalised images alone."
+    )
     default_remedy = "Leave the attack out, or change the setting that the detail names."
 
 

@@ -11,6 +11,7 @@ trained, and however many at a time.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
@@ -42,7 +43,10 @@ KEPT_ACTIVATIONS = 4
 
 
 def group_size(training: ExpertTraining, dataset: Dataset, device: torch.device | str) -> int:
-    """How many experts to train at a time: one on a CPU, on a GPU as many as fit STACK_BYTES."""
+    """How many experts to train at a time: one on a CPU, on a GPU as many as fit STACK_BYTES.
+
+    What stacking saves on a GPU has not been measured.
+    """
     if torch.device(device).type == "cpu":
         return 1
     channels, size, _ = dataset.shape
@@ -175,7 +179,7 @@ class ExpertsTraining:
         """Take over a state, whose tensors may lie anywhere and are copied."""
         own = state["experts"]
         self._group_size = own["group"]
-        self._records = {number: dict(kept) for number, kept in own["records"].items()}
+        self._records = deepcopy(own["records"])
         self._stored = {name: at for name, at in state.items() if isinstance(at, Stored)}
         self._group = None
         if own["under_way"]:

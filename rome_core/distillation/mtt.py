@@ -134,14 +134,13 @@ class Mtt:
         if hp.curvature_of_images:
             gradient = gradient + hp.curvature_of_images * self._bend(target)
             count += 2 * len(self.images)
-        scalars["gradient_norm"] = norm = float(gradient.norm())
+        scalars["gradient_norm"] = float(gradient.norm())
         # Said this way round, a loss that is not a number is above every bound.
         if hp.skip_above is not None and not scalars["loss"] <= hp.skip_above:
             scalars["skipped"] = 1.0
         else:
-            if hp.max_gradient_norm is not None and norm > hp.max_gradient_norm:
-                gradient = gradient * (hp.max_gradient_norm / norm)
-            self._descend(gradient, float(matched.by_rate))
+            share = self._bounded(scalars["gradient_norm"])
+            self._descend(gradient * share, float(matched.by_rate) * share)
         self.iteration += 1
         self._keep_average()
         return scalars | {"images": float(count)}
@@ -254,6 +253,14 @@ class Mtt:
 
     # What moves.
 
+    def _bounded(self, norm: float) -> float:
+        """What is taken of a gradient of this norm, at most 1."""
+        hp = self.hyperparameters
+        if hp.max_move is None:
+            return 1.0
+        move = hp.lr_img * norm / math.sqrt(self.images.numel())
+        return hp.max_move / move if move > hp.max_move else 1.0
+
     def _descend(self, gradient: Tensor, by_rate: float) -> None:
         """Step images and step size by SGD with momentum."""
         hp = self.hyperparameters
@@ -281,8 +288,8 @@ class Mtt:
                 "diverged",
                 f"The images or the step size, {self.rate:.2g}, are no longer finite and positive "
                 f"after iteration {self.iteration}.",
-                "Lower lr_img, or lr_lr and lr_teacher where the step size ran away, or bound the "
-                "gradient by max_gradient_norm.",
+                "Lower lr_img, or lr_lr and lr_teacher where the step size ran away, or set "
+                "max_move.",
                 field="hyperparameters.lr_img",
             )
 

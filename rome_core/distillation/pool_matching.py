@@ -89,8 +89,7 @@ class PoolMatching(ABC, Generic[H]):
             device=device,
             dtype=dtype,
         )
-        attacks = hp.perturbed != "none" or hp.pool_training != "clean"
-        self._perturbation = Perturbation(hp, self.material) if attacks else None
+        self._perturbation = Perturbation(hp, self.material) if hp.attacks_anything else None
 
         skeleton = [self.material.network(hp.network, self.draws.network(0)) for _ in range(2)]
         self._network = skeleton[0].requires_grad_(False).eval()
@@ -221,7 +220,7 @@ class PoolMatching(ABC, Generic[H]):
                 )
             )  # (n, c, h, w)
             drawn = [rows[c].repeat_interleave(n) for c, n in zip(some, counts, strict=True)]
-            x = self._augment(x, augment.concatenate(drawn))
+            x = augment.apply(x, augment.concatenate(drawn))
             if hp.perturbed in ("real", "both"):
                 labels = torch.arange(some.start, some.stop).repeat_interleave(torch.tensor(counts))
                 x = self._attack(member, x, labels, self._noise(turn, some, counts, "real"))
@@ -246,7 +245,7 @@ class PoolMatching(ABC, Generic[H]):
         m = len(x) // k
         labels = torch.arange(some.start, some.stop).repeat_interleave(m).to(x.device)
         drawn = augment.concatenate([rows[c] for c in some]).repeat_interleave(m)
-        x = self._augment(x, drawn)
+        x = augment.apply(x, drawn)
         if hp.perturbed in ("synthetic", "both"):
             noise = self._noise(turn, some, [m] * k, "synthetic")
             # The perturbation is a constant: gradients reach the images through the sum alone.
@@ -350,9 +349,6 @@ class PoolMatching(ABC, Generic[H]):
         return total
 
     # Shared by both.
-
-    def _augment(self, x: Tensor, rows: augment.Augmentation) -> Tensor:
-        return augment.apply(x, rows, align_corners=self.hyperparameters.align_corners)
 
     def _attack(self, member: Member, x: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
         """Images as networks take them to attacked ones."""

@@ -67,7 +67,7 @@ class Subset(ABC):
 
     def step(self) -> dict[str, float]:
         """Choose the images of the next class; `images` are those chosen among."""
-        label = 0
+        label = len(self.chosen)
         self.chosen.append(self.choose(label))
         return {"images": float(len(self.members[label]))}
 

@@ -132,13 +132,14 @@ class MttHyperparameters(MethodHyperparameters, Curving, Selecting):
         description="raw: the step size itself is learned (code), and a run ends where it is no "
         "longer positive. log: its logarithm, at a rate that moves it alike at lr_teacher.",
     )
-    max_gradient_norm: float | None = Field(
+    max_move: float | None = Field(
         None,
         gt=0,
-        le=1e12,
+        le=1e6,
         exclude_if=lambda value: value is None,
-        description="Longer gradients by all images together are scaled down to this L2 norm; null "
-        "for none. Code: none.",
+        description="Most that one gradient may move the images by itself, as a root mean square "
+        "over all values in the units networks take; a longer gradient is scaled down, that by the "
+        "step size with it. null: no bound (code), and now and then a gradient explodes.",
     )
     skip_above: float | None = Field(
         None,

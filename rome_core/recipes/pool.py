@@ -63,12 +63,6 @@ class PoolHyperparameters(MethodHyperparameters, Perturbing, Curving, Selecting,
         description="Differentiable Siamese augmentation: operators joined by underscores, one "
         'drawn per class and iteration; "none" for none (Zhao and Bilen 2021).',
     )
-    align_corners: bool = Field(
-        False,
-        exclude_if=lambda value: not value,
-        description="How scale and rotate place pixels in matching: by their corners, as the "
-        "PyTorch of 2019 did, or by their centres, as the code does with any later one.",
-    )
     init: Literal["real", "noise"] = Field(
         "real", description="Start from real images or from Gaussian noise. Code: --init real."
     )
@@ -165,6 +159,7 @@ class PoolHyperparameters(MethodHyperparameters, Perturbing, Curving, Selecting,
 
     @property
     def attacks_anything(self) -> bool:
+        """Whether any step of the run, judging aside, attacks images."""
         return self.perturbed != "none" or self.pool_training != "clean"
 
     @model_validator(mode="after")

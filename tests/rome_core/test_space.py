@@ -98,8 +98,12 @@ def test_there_and_back(make: Callable[[], Space], dtype: torch.dtype) -> None:
     assert not torch.allclose(seen, x, atol=0.1)
     close = 1e-5 if dtype == torch.float32 else 1e-6  # eigenvectors are float32
     torch.testing.assert_close(space.to_pixels(seen), x, atol=close, rtol=0)
-    # The same again, from what the first call left behind.
+    # The same again, from what the first call left behind; another type is another constant.
     assert torch.equal(space.from_pixels(x), seen)
+    other = torch.float64 if dtype == torch.float32 else torch.float32
+    again = space.from_pixels(x.to(other))
+    assert again.dtype == other
+    torch.testing.assert_close(again, seen.to(other), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", SPACES, ids=["normalised", "zca"])

@@ -20,19 +20,27 @@ from rome_core.recipes.dm import DmHyperparameters
 class NaiveDm:
     """The released code's loop with every switch."""
 
-    def __init__(self, dataset: Dataset, hp: DmHyperparameters, *, ipc: int, seed: int) -> None:
-        self.hp, self.ipc, self.draws = hp, ipc, Draws(seed)
+    def __init__(
+        self,
+        dataset: Dataset,
+        hp: DmHyperparameters,
+        *,
+        ipc: int,
+        seed: int,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        self.hp, self.ipc, self.draws, self.dtype = hp, ipc, Draws(seed), dtype
         self.classes, self.shape = dataset.classes, dataset.shape
-        self.mean = dataset.mean.double().view(-1, 1, 1)
-        self.std = dataset.std.double().view(-1, 1, 1)
-        self.real = (dataset.train_images.double() - self.mean) / self.std
+        self.mean = dataset.mean.to(dtype).view(-1, 1, 1)
+        self.std = dataset.std.to(dtype).view(-1, 1, 1)
+        self.real = (dataset.train_images.to(dtype) - self.mean) / self.std
         self.labels = dataset.train_labels
         self.images = self.start().requires_grad_()
         self.optimiser = torch.optim.SGD([self.images], lr=hp.lr_img, momentum=hp.momentum)
         self.iteration = self.made = 0
 
     def start(self) -> Tensor:
-        images = torch.empty(self.classes * self.ipc, *self.shape, dtype=torch.float64)
+        images = torch.empty(self.classes * self.ipc, *self.shape, dtype=self.dtype)
         half = self.shape[1] // 2
         corners = [(0, 0), (half, 0), (0, half), (half, half)]  # of the quadrants in their order
         for label in range(self.classes):
@@ -52,7 +60,7 @@ class NaiveDm:
         return images
 
     def step(self) -> None:
-        loss = torch.zeros((), dtype=torch.float64)
+        loss = torch.zeros((), dtype=self.dtype)
         for turn in range(self.hp.networks_per_iteration):
             network = networks.build(
                 self.hp.network,
@@ -60,7 +68,7 @@ class NaiveDm:
                 size=self.shape[1],
                 classes=self.classes,
                 generator=self.draws.network(self.made),
-            ).double()
+            ).to(self.dtype)
             self.made += 1
             for label in range(self.classes):
                 loss = loss + self.loss(network, turn, label)
@@ -91,8 +99,8 @@ class NaiveDm:
             still = synthetic.detach()
             moved = self.attack(network, still, turn, label, "synthetic")
             synthetic = synthetic + (moved - still)
-        goal = torch.stack([network.embed(one[None])[0] for one in real]).mean(dim=0).detach()
-        mine = torch.stack([network.embed(one[None])[0] for one in synthetic]).mean(dim=0)
+        goal = network.embed(real).mean(dim=0).detach()
+        mine = network.embed(synthetic).mean(dim=0)
         loss = ((mine - goal) ** 2).sum()
         if hp.curvature_of_images:
             bends = [self.bend(network, one[None], label) for one in synthetic]
@@ -128,7 +136,7 @@ class NaiveDm:
         pixel = hp.attack_domain == "pixel"
         labels = torch.full((len(x),), label)
         start = (x * self.std + self.mean if pixel else x).detach()
-        noise = (torch.rand(x.shape, generator=made).double() * 2 - 1) * epsilon
+        noise = (torch.rand(x.shape, generator=made).to(self.dtype) * 2 - 1) * epsilon
         moved = (start + noise).clamp(0, 1)
         for _ in range(hp.pgd_steps):
             moved = moved.detach().requires_grad_()

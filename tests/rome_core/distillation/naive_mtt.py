@@ -103,10 +103,11 @@ class NaiveMtt:
         if hp.curvature_of_images:
             bent = hp.curvature_of_images * self.curvature(target)
             by_images = by_images + torch.autograd.grad(bent, self.images)[0]
+        if hp.max_move is not None:
+            moved = (hp.lr_img * by_images).square().mean().sqrt().item()
+            by_images = by_images * min(1, hp.max_move / moved)
+            by_rate = by_rate * min(1, hp.max_move / moved)
         self.images.grad, self.parameter.grad = by_images, by_rate
-        if hp.max_gradient_norm is not None:
-            norm = by_images.norm().item()
-            self.images.grad = by_images * min(1, hp.max_gradient_norm / norm)
         if hp.skip_above is None or loss.item() <= hp.skip_above:
             self.pixels.step()
             self.step_size.step()

@@ -192,7 +192,7 @@ class NaivePool:
             generator=self.draws.augmentation(self.iteration, turn, label),
             siamese=True,
         )
-        return augment.apply(x, drawn, align_corners=self.hp.align_corners)
+        return augment.apply(x, drawn)
 
     def attack(
         self, network: NaiveNetwork, x: Tensor, labels: Tensor, made: torch.Generator

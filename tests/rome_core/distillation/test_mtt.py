@@ -47,7 +47,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "tesla, raw": {"gradient": "tesla", "step_size_parameter": "raw", "lr_lr": 1e-3},
     "soft labels": {"soft_labels": "teacher"},
     "a later start": {"min_start_epoch": 2, "augmentation": "none"},
-    "clipped": {"max_gradient_norm": 1e-3},
+    "bounded": {"max_move": 0.008},
     "skipped": {"skip_above": 0.45},
     "from noise, without momentum": {"init": "noise", "momentum": 0.0},
     "curvature": {"curvature_of_images": 0.01, "curvature_step": 0.5},
@@ -148,6 +148,18 @@ def test_the_fast_form_equals_the_naive_one_step_by_step(
     if fast.hyperparameters.ema:
         expected = slow.average().float()
         torch.testing.assert_close(fast.synthetic_set().images, expected, rtol=0, atol=1e-6)
+
+
+def test_groups_of_images_change_nothing(tiny: Dataset, experts: Experts) -> None:
+    settings: dict[str, Any] = {"soft_labels": "teacher", "curvature_of_images": 0.01}
+    together, apart = (make(tiny, experts, **settings) for _ in range(2))
+    apart._group = 4
+    for _ in range(2):
+        together.step()
+        apart.step()
+    torch.testing.assert_close(together.images, apart.images, rtol=0, atol=1e-12)
+    soft = [method.synthetic_set().soft_labels for method in (together, apart)]
+    torch.testing.assert_close(soft[0], soft[1], rtol=0, atol=1e-6)
 
 
 def test_some_iterations_are_skipped_and_some_are_not(tiny: Dataset, experts: Experts) -> None:

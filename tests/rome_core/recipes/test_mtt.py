@@ -34,7 +34,7 @@ COMMON: dict[str, Any] = {
     "gradient": "adjoint",
     "momentum": 0.5,
     "step_size_parameter": "raw",
-    "max_gradient_norm": None,
+    "max_move": None,
     "skip_above": None,
     "ema": 0.0,
     "buffer_experts": 100,

@@ -202,7 +202,6 @@ def test_specs_of_rome_keep_their_bytes() -> None:
         ("curvature_of_images", -1.0),
         ("curvature_step", 0.0),
         ("selection_score", "best"),
-        ("align_corners", 1),
     ],
 )
 @pytest.mark.parametrize("model", MODELS.values())
