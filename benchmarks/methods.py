@@ -48,8 +48,11 @@ from rome_core.distillation.mtt import Mtt
 from rome_core.distillation.rome import Rome
 from rome_core.passes import Plan, plan
 from rome_core.randomness import generator
-from rome_core.recipes import bacon, dm, gradient_matching, idm, mtt, rome
+from rome_core.recipes.built_in import BUILT_IN
+from rome_core.recipes.gradient_matching import loops
+from rome_core.recipes.method import MethodRecipe
 from rome_core.recipes.networks import parse
+from rome_core.recipes.presets import Preset
 from tests.rome_core.distillation.naive_bacon import NaiveBacon
 from tests.rome_core.distillation.naive_dm import NaiveDm
 from tests.rome_core.distillation.naive_gradient_matching import NaiveGradientMatching
@@ -71,32 +74,26 @@ class Rival:
     """One method, its naive form, and who published its settings when."""
 
     preset: str  # as far as the data set
-    settings: type
-    presets: Mapping[str, Any]
+    recipe: MethodRecipe
     ours: Callable[..., Side]
     naive: Callable[..., Side]
 
+    def published(self, ipc: int) -> Preset:
+        return self.recipe.presets[f"{self.preset}-cifar10-ipc{ipc}"]
 
+    def settings(self, told: Mapping[str, Any]) -> Any:
+        return self.recipe.hyperparameters(**told)
+
+
+RECIPES = {recipe.name: recipe for recipe in BUILT_IN}
 RIVALS = {
-    "dm": Rival("dm-2023", dm.DmHyperparameters, dm.PRESETS, Dm, NaiveDm),
-    "dc": Rival(
-        "dc-2021",
-        gradient_matching.DcHyperparameters,
-        gradient_matching.DC_PRESETS,
-        Dc,
-        NaiveGradientMatching,
-    ),
-    "dsa": Rival(
-        "dsa-2021",
-        gradient_matching.DsaHyperparameters,
-        gradient_matching.DSA_PRESETS,
-        Dsa,
-        NaiveGradientMatching,
-    ),
-    "idm": Rival("idm-2023", idm.IdmHyperparameters, idm.PRESETS, Idm, NaiveIdm),
-    "bacon": Rival("bacon-2024", bacon.BaconHyperparameters, bacon.PRESETS, Bacon, NaiveBacon),
-    "rome": Rival("rome-2025", rome.RomeHyperparameters, rome.PRESETS, Rome, NaiveRome),
-    "mtt": Rival("mtt-2022", mtt.MttHyperparameters, mtt.PRESETS, Mtt, NaiveMtt),
+    "dm": Rival("dm-2023", RECIPES["dm"], Dm, NaiveDm),
+    "dc": Rival("dc-2021", RECIPES["dc"], Dc, NaiveGradientMatching),
+    "dsa": Rival("dsa-2021", RECIPES["dsa"], Dsa, NaiveGradientMatching),
+    "idm": Rival("idm-2023", RECIPES["idm"], Idm, NaiveIdm),
+    "bacon": Rival("bacon-2024", RECIPES["bacon"], Bacon, NaiveBacon),
+    "rome": Rival("rome-2025", RECIPES["rome"], Rome, NaiveRome),
+    "mtt": Rival("mtt-2022", RECIPES["mtt"], Mtt, NaiveMtt),
 }
 
 # No more than this of each; an iteration of ROME passes every image eleven times.
@@ -137,21 +134,21 @@ class Bench:
     def settings(self, method: str, ipc: int, **more: Any) -> Any:
         """The published ones of a method, as far as the measurement takes them."""
         rival = RIVALS[method]
-        told = dict(rival.presets[f"{rival.preset}-cifar10-ipc{ipc}"].hyperparameters)
+        told = dict(rival.published(ipc).hyperparameters)
         if self.network is not None:
             told["network"] = self.network
         if method in ("dc", "dsa"):
-            told["outer_loop"], told["inner_loop"] = gradient_matching.loops(ipc)
+            told["outer_loop"], told["inner_loop"] = loops(ipc)
         if method == "mtt":
             # Experts are made up, and so are the pixels, of which there is nothing to whiten.
             told |= {"max_start_epoch": 2, "buffer_experts": 2, "whitening": "none"}
         if self.limits != "published":
-            whole = rival.settings(**told)
+            whole = rival.settings(told)
             limits = dict(SHORT[method])
             if self.limits == "quick":
                 limits = {name: min(most, QUICK[name]) for name, most in limits.items()}
             told |= {name: min(getattr(whole, name), most) for name, most in limits.items()}
-        return rival.settings(**told | more)
+        return rival.settings(told | more)
 
     def pair(self, method: str, ipc: int, hp: Any) -> tuple[Side, Side]:
         """Ours and the naive form, at the start."""
@@ -172,7 +169,8 @@ class Bench:
 
     def experts(self, hp: Any) -> Experts:
         """Networks whose weights walk at random: what a step costs does not depend on them."""
-        training = mtt.experts(hp)
+        training = RECIPES["mtt"].experts(hp)
+        assert training is not None
         channels, size, _ = self.data.shape
         started = [
             networks.build(
@@ -336,17 +334,17 @@ def seconds(work: Callable[[], object]) -> Seconds:
 def told(method: str, ipc: int, hp: Any, bench: Bench) -> str:
     """The preset, and where what was measured differs from it."""
     rival = RIVALS[method]
-    name = f"{rival.preset}-cifar10-ipc{ipc}"
-    published = vars(rival.settings(**rival.presets[name].hyperparameters))
+    preset = rival.published(ipc)
+    published = vars(rival.settings(preset.hyperparameters))
     if method in ("dc", "dsa"):
-        outer, inner = gradient_matching.loops(ipc)
+        outer, inner = loops(ipc)
         published = published | {"outer_loop": outer, "inner_loop": inner}
     changed = [
         f"{field} {value} for {published[field]}"
         for field, value in vars(hp).items()
         if value != published[field]
     ]
-    return ", ".join([name, *changed])
+    return ", ".join([preset.name, *changed])
 
 
 def student_memory(bench: Bench) -> dict[str, list[float]]:

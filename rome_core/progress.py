@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 class Progress:
     """Where a run stands."""
 
-    # "loading", "training experts", "distilling", "training students", "attacking", "saving"
+    # "loading", "training experts", "distilling", "training students", "testing students",
+    # "attacking", "saving"
     phase: str
     step: int  # of this phase, done
     total: int  # of this phase

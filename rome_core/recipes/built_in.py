@@ -9,8 +9,10 @@ from rome_core.recipes import (
     dm,
     full,
     gradient_matching,
+    gradient_matching_presets,
     idm,
     mtt,
+    mtt_presets,
     pool,
     random,
     robust_features,
@@ -67,7 +69,7 @@ BUILT_IN = (
             "expert, clean or adversarially trained; the step size is learned with them."
         ),
         hyperparameters=mtt.MttHyperparameters,
-        presets=mtt.PRESETS,
+        presets=mtt_presets.PRESETS,
         paper="Cazenavette et al., Dataset Distillation by Matching Training Trajectories, CVPR "
         "2022",
         images_per_class=mtt.images_per_class,
@@ -92,7 +94,7 @@ BUILT_IN = (
             "network while it learns from the synthetic ones."
         ),
         hyperparameters=gradient_matching.DcHyperparameters,
-        presets=gradient_matching.DC_PRESETS,
+        presets=gradient_matching_presets.DC_PRESETS,
         paper="Zhao et al., Dataset Condensation with Gradient Matching, ICLR 2021",
         images_per_class=gradient_matching.images_per_class,
         cost=gradient_matching.predict_cost,
@@ -102,7 +104,7 @@ BUILT_IN = (
         title="DSA",
         summary="DC with real and synthetic images of a class augmented alike.",
         hyperparameters=gradient_matching.DsaHyperparameters,
-        presets=gradient_matching.DSA_PRESETS,
+        presets=gradient_matching_presets.DSA_PRESETS,
         paper="Zhao and Bilen, Dataset Condensation with Differentiable Siamese Augmentation, "
         "ICML 2021",
         images_per_class=gradient_matching.images_per_class,

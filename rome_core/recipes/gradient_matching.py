@@ -1,14 +1,15 @@
-"""The methods `dc` and `dsa`: what can be set, the published table of loops and the presets.
+"""The methods `dc` and `dsa`: what can be set, the published table of loops, what a run costs.
 
 Source: Zhao et al. 2021, "Dataset Condensation with Gradient Matching" (ICLR), Zhao and Bilen
 2021, "Dataset Condensation with Differentiable Siamese Augmentation" (ICML), and the authors'
-code. Free of torch; `rome_core.distillation.gradient_matching` does what is said here.
+code. Free of torch; `rome_core.distillation.gradient_matching` does what is said here, and
+`gradient_matching_presets` names settings.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, Self
 
@@ -27,7 +28,6 @@ from rome_core.recipes.cost import (
     graph_bytes,
     students,
 )
-from rome_core.recipes.datasets import DATASETS
 from rome_core.recipes.hyperparameters import (
     DSA,
     Compiling,
@@ -38,7 +38,6 @@ from rome_core.recipes.hyperparameters import (
     Strategy,
     UncoupledNetworkName,
 )
-from rome_core.recipes.presets import Preset, per_class
 
 LOOPS: Mapping[int, tuple[int, int]] = MappingProxyType(
     {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10), 100: (100, 2)}
@@ -244,131 +243,3 @@ def _selection(
     trained = students(problem, images=images, epochs=hp.eval_epochs, count=hp.num_eval)
     times = hp.iterations * outer // hp.eval_interval
     return times * (trained + hp.num_eval * judged * each)
-
-
-_PUBLISHED: Mapping[str, tuple[int, ...]] = {
-    "mnist": (1, 10, 50),
-    "fashionmnist": (1, 10, 50),
-    "svhn": (1, 10, 50),
-    "cifar10": (1, 10, 50),
-    "cifar100": (1, 10, 50),
-}
-_SOURCE = "github.com/VICO-UoE/DatasetCondensation at 53f63a6, README.md and main.py"
-_BOTH_ENDS = (
-    "The code's loop includes both ends and takes 1,001 networks, its draws depend on the clock, "
-    "and it stops at images per class that its table lacks."
-)
-
-
-def _where(dataset: str, ipc: int) -> str:
-    return f"{DATASETS[dataset].title}, {per_class(ipc)}"
-
-
-def _dc(dataset: str, ipc: int) -> Preset:
-    mnist = dataset == "mnist"
-    notes = (
-        "Published students train without augmentation, for 300 epochs, so that these numbers "
-        "compare with no method's whose students train with it. "
-    )
-    if mnist:
-        notes = (
-            "Published students train for 1,000 epochs with operators of their own: crops filled "
-            "with the mean colour and turns by up to 45 degrees, one drawn an image. Ours of the "
-            "same names, turning by up to 15, take their place. "
-        )
-    return Preset(
-        name=f"dc-2021-{dataset}-ipc{ipc}",
-        title=f"DC as published, {_where(dataset, ipc)}",
-        method="dc",
-        dataset=dataset,
-        ipc=ipc,
-        hyperparameters=MappingProxyType({"augmentation": "crop_scale_rotate"} if mnist else {}),
-        source=_SOURCE,
-        notes=notes + _BOTH_ENDS,
-    )
-
-
-def _dsa(dataset: str, ipc: int) -> Preset:
-    notes = (
-        "Scale and rotation place pixels by their centres, as the code does with any PyTorch since "
-        "2019; the published runs had align_corners=true, less than a pixel apart. "
-    )
-    if (dataset, ipc) == ("cifar100", 50):
-        notes += "This one is in no table of the paper, only in those of later ones (42.8 %). "
-    return Preset(
-        name=f"dsa-2021-{dataset}-ipc{ipc}",
-        title=f"DSA as published, {_where(dataset, ipc)}",
-        method="dsa",
-        dataset=dataset,
-        ipc=ipc,
-        hyperparameters=MappingProxyType({"augmentation": DATASETS[dataset].augmentation}),
-        source=_SOURCE,
-        notes=notes + _BOTH_ENDS,
-    )
-
-
-_MODERN = (
-    *(
-        Preset(
-            name=f"dc-modern-cifar10-ipc{ipc}",
-            title=f"DC from real images and for augmented students, {_where('cifar10', ipc)}",
-            method="dc",
-            dataset="cifar10",
-            ipc=ipc,
-            hyperparameters=MappingProxyType({"init": "real", "augmentation": DSA}),
-            source="the published settings; students as in DC-BENCH (Cui et al. 2022)",
-            notes="Distilled as published but for the start; students train with DSA, as those of "
-            "every later method do. DC-BENCH found six points in that at 10 images per class.",
-        )
-        for ipc in (1, 10, 50)
-    ),
-    *(
-        Preset(
-            name=f"dsa-modern-cifar10-ipc{ipc}",
-            title=f"DSA, {_where('cifar10', ipc)}",
-            method="dsa",
-            dataset="cifar10",
-            ipc=ipc,
-            hyperparameters=MappingProxyType({}),
-            source="the published settings",
-            notes="The same as dsa-2021: its settings select nothing and look at no test image. "
-            "What was flawed in the code (draws by the clock, one image per class) is mended in "
-            "both.",
-        )
-        for ipc in (1, 10, 50)
-    ),
-)
-
-
-def _quick() -> Iterator[Preset]:
-    sized = "this project, sized for one CPU core"
-    for method, title in (("dc", "DC"), ("dsa", "DSA")):
-        yield Preset(
-            name=f"{method}-quick-cifar10-ipc10",
-            title=f"{title} for a CPU, CIFAR-10, 10 images per class",
-            method=method,
-            dataset="cifar10",
-            ipc=10,
-            hyperparameters=MappingProxyType({}),
-            source=sized,
-            notes="",
-        )
-
-
-def _named(presets: Iterator[Preset]) -> Mapping[str, Preset]:
-    return MappingProxyType({preset.name: preset for preset in presets})
-
-
-_ALL = (
-    *(
-        _dc(dataset, ipc)
-        for dataset, sizes in _PUBLISHED.items()
-        for ipc in sizes
-        if (dataset, ipc) != ("cifar100", 50)  # which nobody published
-    ),
-    *(_dsa(dataset, ipc) for dataset, sizes in _PUBLISHED.items() for ipc in sizes),
-    *_MODERN,
-    *_quick(),
-)
-DC_PRESETS = _named(preset for preset in _ALL if preset.method == "dc")
-DSA_PRESETS = _named(preset for preset in _ALL if preset.method == "dsa")

@@ -1,26 +1,21 @@
-"""What MTT can be told: its hyperparameters, the experts it needs, and its settings by name.
+"""What MTT can be told: its hyperparameters, the experts it needs, and what a run will cost.
 
-Free of torch, as every recipe; the method is `rome_core.distillation.mtt`.
+Free of torch, as every recipe; the method is `rome_core.distillation.mtt`, its settings by name are
+`mtt_presets`.
 
 Sources: "paper" is Cazenavette et al., "Dataset Distillation by Matching Training Trajectories",
 CVPR 2022, "code" the authors' release (github.com/GeorgeCazenavette/mtt-distillation at 50dccea).
-The code's table of settings has misprints; these are the authors' own as DC-BENCH and DD-Ranking
-have them, which agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
 from rome_core.recipes import cost
 from rome_core.recipes.attacks import FractionText
 from rome_core.recipes.cost import Cost, Problem
-from rome_core.recipes.datasets import DATASETS
 from rome_core.recipes.evaluate import AdversarialTraining
 from rome_core.recipes.experts import ExpertTraining
 from rome_core.recipes.hyperparameters import (
@@ -31,10 +26,16 @@ from rome_core.recipes.hyperparameters import (
     Strategy,
     UncoupledNetworkName,
 )
-from rome_core.recipes.presets import Preset, per_class, reference_network
 
 TESLA_STEP = 10.7
 """Forward passes an image and step of TESLA's gradient, measured as those in `cost` are."""
+
+GROUP = 256
+"""Images of one differentiated step of the student where there is no smaller chunk."""
+
+GRAPHS = 4
+"""What a gradient that is differentiated again keeps, in graphs of a gradient that is not. On one
+core at width 32 and 32 pixels, 167 MB were kept of 100 images."""
 
 
 class MttHyperparameters(MethodHyperparameters, Curving, Selecting):
@@ -219,6 +220,11 @@ class MttHyperparameters(MethodHyperparameters, Curving, Selecting):
                 f"buffer_epochs is below {self.last_epoch}, the last epoch that is read "
                 "(max_start_epoch - 1 + expert_epochs): raise it, or leave it null"
             )
+        if self.selection == "test" and self.selection_score == "robust":
+            raise ValueError(
+                "selection=test looks at the test set, to reproduce published numbers, and nobody "
+                "published robust ones: use selection=holdout"
+            )
         if self.selection != "none" and self.eval_interval > self.iterations:
             raise ValueError(
                 "eval_interval is above iterations, so nothing would ever be selected: lower it, "
@@ -280,127 +286,18 @@ def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
     )
     if needed.curvature_weight:
         preparation += trained * cost.CURVATURE_BY_WEIGHTS
-    judged = hp.iterations // hp.eval_interval if hp.selection != "none" else 0
-    student = cost.students(problem, images=images, epochs=hp.eval_epochs, count=hp.num_eval)
     return Cost(
         network=hp.network,
         iterations=hp.iterations,
         iteration=one,
         preparation=preparation,
-        selection=judged * student,
+        selection=cost.judging(
+            hp,
+            problem,
+            images=images,
+            iterations=hp.iterations,
+            attack=cost.INPUT_GRADIENT * hp.pgd_steps,
+        ),
         peak_bytes=cost.dataset_bytes(problem)
         + GRAPHS * cost.graph_bytes(hp.network, problem.shape[1], min(batch, GROUP)),
     )
-
-
-GROUP = 256
-"""Images of one differentiated step of the student where there is no smaller chunk."""
-
-GRAPHS = 4
-"""What a gradient that is differentiated again keeps, in graphs of a gradient that is not. On one
-core at width 32 and 32 pixels, 167 MB were kept of 100 images."""
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One row of the authors' table of settings."""
-
-    dataset: str
-    ipc: int
-    zca: bool
-    syn_steps: int
-    expert_epochs: int
-    max_start_epoch: int
-    lr_img: float
-    lr_lr: float
-    lr_teacher: float
-    batch_syn: int | None = None
-
-    def settings(self) -> dict[str, Any]:
-        facts = DATASETS[self.dataset]
-        told: dict[str, Any] = {
-            "iterations": 5_000,
-            "network": reference_network(facts),
-            "augmentation": facts.augmentation,
-            "syn_steps": self.syn_steps,
-            "expert_epochs": self.expert_epochs,
-            "max_start_epoch": self.max_start_epoch,
-            "lr_img": self.lr_img,
-            "lr_lr": self.lr_lr,
-            "lr_teacher": self.lr_teacher,
-            "batch_syn": self.batch_syn,
-        }
-        return told | {"whitening": "zca"} if self.zca else told
-
-
-_TABLE = (
-    _Row("cifar10", 1, True, 50, 2, 2, 100.0, 1e-7, 0.01),
-    _Row("cifar10", 10, True, 30, 2, 20, 100.0, 1e-5, 0.001),
-    _Row("cifar10", 50, False, 30, 2, 40, 1_000.0, 1e-5, 0.001),
-    _Row("cifar100", 1, True, 20, 3, 20, 1_000.0, 1e-5, 0.01),
-    _Row("cifar100", 10, False, 20, 2, 20, 1_000.0, 1e-5, 0.01),
-    _Row("cifar100", 50, True, 80, 2, 40, 1_000.0, 1e-5, 0.01, 125),
-    _Row("tinyimagenet", 1, False, 10, 2, 10, 10_000.0, 1e-4, 0.01),
-    _Row("tinyimagenet", 10, False, 20, 2, 40, 10_000.0, 1e-4, 0.01, 200),
-    _Row("tinyimagenet", 50, False, 20, 2, 40, 10_000.0, 1e-4, 0.01, 300),
-)
-_REMARKS = {
-    ("cifar10", 10): " The table in the authors' README has another learning rate of the images "
-    "for this row, with which gradients explode (issues 31 and 42 of the code).",
-    ("cifar100", 10): " The code normalises CIFAR-100 by the statistics of CIFAR-10, this by its "
-    "own.",
-    ("tinyimagenet", 1): " That the network has four blocks is said of IPC 50 only.",
-    ("tinyimagenet", 10): " That the network has four blocks is said of IPC 50 only.",
-}
-
-
-def _published(row: _Row) -> Preset:
-    return Preset(
-        name=f"mtt-2022-{row.dataset}-ipc{row.ipc}",
-        title=f"MTT as published, {DATASETS[row.dataset].title}, {per_class(row.ipc)}",
-        method="mtt",
-        dataset=row.dataset,
-        ipc=row.ipc,
-        hyperparameters=MappingProxyType(
-            {
-                **row.settings(),
-                "step_size_parameter": "raw",
-                "selection": "test",
-                "eval_interval": 100,
-            }
-        ),
-        source="the authors' settings, as in DC-BENCH (methods/tm) and DD-Ranking, of "
-        "github.com/GeorgeCazenavette/mtt-distillation at 50dccea",
-        notes="Flaws included: the step size may turn negative, and the best iterate is chosen on "
-        "the test set. The gradient is the exact one, in the memory of a single step. Students "
-        "must learn at the set's step size, with its augmentation"
-        f"{' and whitening' if row.zca else ''}; the numbers that later papers cite for MTT are "
-        "often of students that do not. Experts are trained only as long as they are read: "
-        "published buffers hold 50 epochs, which buffer_epochs asks for."
-        f"{_REMARKS.get((row.dataset, row.ipc), '')}",
-    )
-
-
-def _modern(row: _Row) -> Preset:
-    return Preset(
-        name=f"mtt-modern-{row.dataset}-ipc{row.ipc}",
-        title=f"MTT with its flaws mended, {DATASETS[row.dataset].title}, {per_class(row.ipc)}",
-        method="mtt",
-        dataset=row.dataset,
-        ipc=row.ipc,
-        hyperparameters=MappingProxyType(row.settings()),
-        source="the published settings with the flaws mended",
-        notes="The logarithm of the step size is learned, so that it stays positive, and the last "
-        "iterate is returned.",
-    )
-
-
-PRESETS: Mapping[str, Preset] = MappingProxyType(
-    {
-        preset.name: preset
-        for preset in (
-            *(_published(row) for row in _TABLE),
-            *(_modern(row) for row in _TABLE),
-        )
-    }
-)

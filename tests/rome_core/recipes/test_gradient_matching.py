@@ -11,8 +11,6 @@ from pydantic import ValidationError
 from rome_core.recipes.cost import MATCHED_GRADIENT, WEIGHT_GRADIENT, Problem
 from rome_core.recipes.datasets import DATASETS
 from rome_core.recipes.gradient_matching import (
-    DC_PRESETS,
-    DSA_PRESETS,
     DcHyperparameters,
     DsaHyperparameters,
     GradientMatchingHyperparameters,
@@ -20,6 +18,7 @@ from rome_core.recipes.gradient_matching import (
     loops,
     predict_cost,
 )
+from rome_core.recipes.gradient_matching_presets import DC_PRESETS, DSA_PRESETS
 from rome_core.recipes.presets import Preset
 
 OBJECTS = "color_crop_cutout_flip_scale_rotate"

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from rome_core.recipes import catalogue
 from rome_core.recipes.cost import WEIGHT_GRADIENT, Problem
 from rome_core.recipes.datasets import DATASETS
-from rome_core.recipes.mtt import PRESETS, MttHyperparameters, experts, predict_cost
+from rome_core.recipes.mtt import MttHyperparameters, experts, predict_cost
+from rome_core.recipes.mtt_presets import PRESETS
 
 # The authors' settings: dataset, ipc, ZCA, syn_steps, expert_epochs, max_start_epoch, lr_img,
 # lr_lr, lr_teacher, batch_syn.
@@ -76,8 +77,10 @@ def test_the_authors_settings_field_by_field(row: tuple[Any, ...]) -> None:
     assert {name: getattr(got, name) for name in expected} == expected
     modern = settings(f"mtt-modern-{dataset}-ipc{ipc}")
     differ = {name for name in expected if getattr(modern, name) != expected[name]}
-    assert differ == {"step_size_parameter", "selection", "eval_interval"}
+    assert differ == {"step_size_parameter", "max_move", "selection", "eval_interval"}
     assert (modern.step_size_parameter, modern.selection) == ("log", "none")
+    robust = settings(f"mtt-pixel-{dataset}-ipc{ipc}")
+    assert robust == modern.model_copy(update={"expert_training": "adversarial"})
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS.keys())
@@ -135,6 +138,7 @@ def test_what_experts_are_told() -> None:
         ({"min_start_epoch": 25}, "max_start_epoch"),
         ({"buffer_epochs": 26}, "27"),
         ({"selection": "holdout", "iterations": 10}, "eval_interval"),
+        ({"selection": "test", "selection_score": "robust"}, "holdout"),
         ({"lr_teacher": 0.0}, "greater than 0"),
         ({"perturbed": "real"}, "Extra inputs"),
         ({"gradient": "unrolled"}, "adjoint"),
@@ -158,7 +162,8 @@ def test_the_cost_of_the_published_rows() -> None:
     assert ten.preparation == 21 * 100 * 50_000 * WEIGHT_GRADIENT
     whole = predict_cost(MttHyperparameters(buffer_epochs=50), cifar)
     assert whole.preparation * flops == pytest.approx(74e15, rel=0.02)
-    assert ten.selection * flops == pytest.approx(50 * 5 * 1001 * 100 * 2.93 * flops)
+    student = 1001 * 100 * WEIGHT_GRADIENT + 10_000  # its training, and the test images
+    assert ten.selection == pytest.approx(50 * 5 * student)
     assert whole.selection == 0
 
 
