@@ -421,7 +421,7 @@ def _bare(
         classes=facts.classes,
         ipc=int(labels.bincount().max()),
         space=Normalised.of(facts.mean, facts.std),
-        augmentation="color_crop_cutout_flip_scale_rotate",
+        augmentation=facts.augmentation,
         learning_rate=0.01,
         method="unknown",
     )

@@ -279,7 +279,10 @@ class NetworkTooDeep(JobFailure):
 class Diverged(JobFailure):
     code = "diverged"
     title = "The optimisation diverged"
-    docs = "The synthetic images were no longer finite numbers, or a learned step size was not positive."
+    docs = (
+        "The synthetic images were no longer finite numbers, or a learned step size was not "
+        "positive."
+    )
     default_remedy = "Lower the learning rate of the images."
 
 

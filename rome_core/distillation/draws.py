@@ -1,4 +1,4 @@
-"""Every random draw of a pool-based distillation, by name.
+"""The random draws that distillation methods share, by name.
 
 Owns the paths under the run's seed, so that two programs with the same seed and the same names
 make the same draws in any order, and a resumed run those of an undisturbed one. Holds no state.

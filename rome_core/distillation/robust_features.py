@@ -19,10 +19,8 @@ from rome_core.distillation.experts import Experts
 from rome_core.distillation.material import Material
 from rome_core.passes import Passes, Plan
 from rome_core.randomness import generator
-from rome_core.recipes.robust_features import RobustFeaturesHyperparameters
+from rome_core.recipes.robust_features import GROUP, RobustFeaturesHyperparameters
 from rome_core.synthetic import SyntheticSet
-
-GROUP = 512  # images whose graph is held at once; changes no value beyond rounding
 
 
 class RobustFeatures:

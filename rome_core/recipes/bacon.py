@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from rome_core.recipes.augmentation import SIGNS
 from rome_core.recipes.datasets import DATASETS
 from rome_core.recipes.pool import RELEASED, SOUND, PoolHyperparameters, Row
-from rome_core.recipes.presets import Preset
+from rome_core.recipes.presets import Preset, reference_network
 
 
 class BaconHyperparameters(PoolHyperparameters):
@@ -117,7 +117,13 @@ def _published(row: Row) -> Preset:
 
 
 def _sound(row: Row) -> dict[str, Any]:
-    settings = {**SOUND, **row.sound(), "augmentation": DATASETS[row.dataset].augmentation}
+    facts = DATASETS[row.dataset]
+    settings = {
+        **SOUND,
+        **row.sound(),
+        "augmentation": facts.augmentation,
+        "network": reference_network(facts),
+    }
     if (row.dataset, row.ipc) in _CURVES:
         settings["iterations"] = 4_000
     return settings

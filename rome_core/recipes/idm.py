@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from rome_core.recipes.augmentation import SIGNS
+from rome_core.recipes.datasets import DATASETS
 from rome_core.recipes.pool import RELEASED, SOUND, PoolHyperparameters, Row
-from rome_core.recipes.presets import Preset
+from rome_core.recipes.presets import Preset, reference_network
 
 
 class IdmHyperparameters(PoolHyperparameters):
@@ -100,7 +101,11 @@ def _published(row: Row) -> Preset:
 
 
 def _sound(row: Row) -> dict[str, Any]:
-    settings = {**SOUND, **row.sound()}
+    settings = {
+        **SOUND,
+        **row.sound(),
+        "network": reference_network(DATASETS[row.dataset]),
+    }
     if (row.dataset, row.ipc) in _CURVES:
         settings["iterations"] = 4_000
     if (row.dataset, row.ipc) == ("cifar100", 50):

@@ -19,8 +19,15 @@ from rome_core.recipes.attacks import FractionText
 from rome_core.recipes.cost import Cost, Problem
 from rome_core.recipes.evaluate import AdversarialTraining
 from rome_core.recipes.experts import ExpertTraining
-from rome_core.recipes.hyperparameters import DSA, MethodHyperparameters, NetworkName, Strategy
+from rome_core.recipes.hyperparameters import (
+    DSA,
+    MethodHyperparameters,
+    Strategy,
+    UncoupledNetworkName,
+)
 from rome_core.recipes.presets import Preset
+
+GROUP = 512  # images whose graph is held at once; changes no value beyond rounding
 
 
 class RobustFeaturesHyperparameters(MethodHyperparameters):
@@ -70,7 +77,9 @@ class RobustFeaturesHyperparameters(MethodHyperparameters):
         description="How the teacher was trained; clean is the control that tells what its "
         "robustness is worth.",
     )
-    teacher_network: NetworkName = Field("convnet", description="The teacher's architecture.")
+    teacher_network: UncoupledNetworkName = Field(
+        "convnet", description="The teacher's architecture."
+    )
     teacher_epochs: int = Field(30, ge=1, le=10_000, description="Its passes over the dataset.")
     teacher_lr: float = Field(0.05, gt=0, le=100, description="A tenth from half-time on.")
     teacher_batch: int = Field(128, ge=1, le=65_536, description="Images of one training step.")
@@ -127,14 +136,19 @@ def cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
     if hp.objective == "class_mean":
         iteration += sum(min(count, hp.batch_real) for count in problem.per_class)
     steps = hp.teacher_steps if hp.teacher_training == "adversarial" else 0
+    curving = 0.0
+    if hp.teacher_curvature:
+        curving = costs.CURVATURE_BY_WEIGHTS * problem.images * hp.teacher_epochs
     return Cost(
         network=hp.teacher_network,
         iterations=hp.iterations,
         iteration=iteration,
         preparation=costs.expert_training(
             problem, epochs=hp.teacher_epochs, count=1, attack_steps=steps
-        ),
-        peak_bytes=costs.dataset_bytes(problem),
+        )
+        + curving,
+        peak_bytes=costs.dataset_bytes(problem)
+        + costs.graph_bytes(hp.teacher_network, problem.shape[1], min(images, GROUP)),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from rome_core import augment
@@ -19,7 +20,7 @@ from rome_core.networks import build
 from rome_core.passes import plan
 from rome_core.randomness import generator
 from rome_core.recipes import catalogue
-from rome_core.recipes.cost import Problem
+from rome_core.recipes.cost import CURVATURE_BY_WEIGHTS, Problem
 from rome_core.recipes.robust_features import RobustFeaturesHyperparameters, cost, experts
 
 NETWORK = "convnet-d2-w8"
@@ -235,3 +236,16 @@ def test_a_file_of_experts_is_read_from_disk(tiny: Dataset, teacher: Experts) ->
     method = make(tiny, teacher)
     for name, value in teacher.state(0, 2).items():
         assert torch.equal(method.teacher.state_dict()[name], value.double())
+
+
+def test_the_curvature_of_a_teacher_costs_passes() -> None:
+    problem = Problem((3, 8, 8), (12, 12, 12), ipc=2)
+    plain = RobustFeaturesHyperparameters(**TINY, teacher_epochs=2)
+    curved = RobustFeaturesHyperparameters(**TINY, teacher_epochs=2, teacher_curvature=100.0)
+    more = cost(curved, problem).preparation - cost(plain, problem).preparation
+    assert more == pytest.approx(CURVATURE_BY_WEIGHTS * 36 * 2)
+
+
+def test_a_teacher_that_couples_images_is_refused_by_its_field() -> None:
+    with pytest.raises(ValidationError, match="teacher_network"):
+        RobustFeaturesHyperparameters(teacher_network="convnet-batch")
