@@ -17,28 +17,30 @@ TILE = 64  # Screen pixels an image of a small set is enlarged to; nearest, so n
 WIDTH = 2048  # Nothing is enlarged beyond this.
 GAP = 2
 SHOWN = 200  # Images of a class at most, the first: a whole dataset makes no picture.
+PIXELS = 50_000_000  # Of the whole picture: first columns are left out beyond it, then classes.
 
 
 def save_png(synthetic: SyntheticSet, path: Path) -> None:
     """Write the images, as pixels and clipped, one class a row in order, packed as stored."""
-    places = [
-        torch.nonzero(synthetic.labels == label).flatten()[:SHOWN]
-        for label in range(synthetic.classes)
-    ]
-    shown = replace(synthetic, images=synthetic.images[torch.cat(places)]).pixels
-    rows = torch.split(shown, [len(own) for own in places])
     _, channels, height, width = synthetic.images.shape
-    columns = max(len(row) for row in rows)
+    room = PIXELS // ((height + GAP) * (width + GAP))  # images
+    count = max(1, min(synthetic.classes, room))
+    most = max(1, min(SHOWN, room // count))
+    places = [torch.nonzero(synthetic.labels == c).flatten()[:most] for c in range(count)]
+    columns = max(1, *(len(row) for row in places))
     scale = max(1, min(TILE // width, WIDTH // (columns * width)))
+    while scale > 1 and count * columns * (height * scale + GAP) * (width * scale + GAP) > PIXELS:
+        scale -= 1
     tall, wide = height * scale + GAP, width * scale + GAP
-    sheet = torch.ones(channels, len(rows) * tall + GAP, columns * wide + GAP)
-    for r, row in enumerate(rows):
+    sheet = torch.full((channels, count * tall + GAP, columns * wide + GAP), 255, dtype=torch.uint8)
+    for r, own in enumerate(places):
+        row = replace(synthetic, images=synthetic.images[own]).pixels if len(own) else ()
         for c, image in enumerate(row):
-            large = image.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
+            levels = (image * 255).round().to(torch.uint8)
+            large = levels.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
             top, left = GAP + r * tall, GAP + c * wide
             sheet[:, top : top + height * scale, left : left + width * scale] = large
-    levels = (sheet * 255).round().to(torch.uint8)
-    array = levels[0].numpy() if channels == 1 else levels.permute(1, 2, 0).contiguous().numpy()
+    array = sheet[0].numpy() if channels == 1 else sheet.permute(1, 2, 0).contiguous().numpy()
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG", optimize=False)
     write_atomically(path, buffer.getvalue())

@@ -97,7 +97,13 @@ class SyntheticSet:
     @property
     def pixels(self) -> Tensor:
         """The images as pixels clipped to [0,1], for showing: (n, c, h, w)."""
-        return self.space.to_pixels(self.images).clamp(0, 1)
+        if self.factor == 1 or isinstance(self.space, Normalised):
+            return self.space.to_pixels(self.images).clamp(0, 1)
+        # A whitening is of whole images: those that a mosaic packs, not the mosaic.
+        decoded, _ = augment.expand(self.images, factor=self.factor)
+        small = augment.shrink(self.space.to_pixels(decoded).clamp(0, 1), self.factor)
+        quadrants = small.view(self.factor**2, len(self.images), *small.shape[1:])
+        return augment.mosaic(quadrants.transpose(0, 1))
 
     def learned(self) -> dict[str, Any]:
         """What differs between the iterates of one run, copied: images, rate and soft labels."""
@@ -142,7 +148,9 @@ class SyntheticSet:
         """What files hold of the images, and under which name: another where it is not images."""
         if self.storage == "float32":
             return "images", self.images
-        return "levels", (self.space.to_pixels(self.images) * 255).round().to(torch.uint8)
+        # In blocks, for it may be a whole dataset.
+        parts = (self.space.to_pixels(some) for some in torch.split(self.images, 4096))
+        return "levels", torch.cat([(part * 255).round().to(torch.uint8) for part in parts])
 
 
 def images_of(levels: Tensor, space: Space) -> Tensor:

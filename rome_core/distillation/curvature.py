@@ -1,8 +1,8 @@
 """The curvature of a loss at images: by how much its gradient turns over a step along itself.
 
 Owns the one formula of CURE (Moosavi-Dezfooli et al., CVPR 2019) as GUARD uses it in distillation
-(Xue et al., AAAI 2025), and its gradient by a network's weights. Whose curvature is taken, and what
-it weighs, is the method's.
+(Xue et al., AAAI 2025), and its gradients by images and by a network's weights. Whose curvature is
+taken, and what it weighs, is the method's.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-GROUP = 64  # images of one graph: bounds memory, and changes no value beyond rounding
+from rome_core.recipes.cost import CURVATURE_GROUP as GROUP
 
 
 def curvature(
@@ -52,6 +52,24 @@ def curvature(
         there = gradient(x + step * along.view(x.shape))
         found: Tensor = torch.linalg.vector_norm((there - here).flatten(1), dim=1)
         return found
+
+
+def curvature_by_images(
+    forward: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor, step: float
+) -> tuple[Tensor, Tensor]:
+    """The curvature of each image, (n,), and its gradient by that image, (n, c, h, w).
+
+    As `curvature` has it, group by group, so that few images' graphs are ever held. Neither is part
+    of a graph.
+    """
+    bends, slopes = [], []
+    for some, own in zip(torch.split(x.detach(), GROUP), torch.split(labels, GROUP), strict=True):
+        leaf = some.requires_grad_()
+        bend = curvature(forward, leaf, own, step, create_graph=True)
+        (slope,) = torch.autograd.grad(bend.sum(), leaf)
+        bends.append(bend.detach())
+        slopes.append(slope)
+    return torch.cat(bends), torch.cat(slopes)
 
 
 def curvature_gradient(

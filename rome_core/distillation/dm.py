@@ -20,7 +20,7 @@ from torch import Tensor
 from rome_core import augment
 from rome_core.attacks.gradient import Model
 from rome_core.data import Dataset
-from rome_core.distillation.curvature import curvature
+from rome_core.distillation.curvature import curvature_by_images
 from rome_core.distillation.draws import Draws
 from rome_core.distillation.material import Material
 from rome_core.distillation.perturbation import Perturbation
@@ -201,13 +201,16 @@ class Dm:
         self._count += len(x)
         means = network.embed(x).view(k, m, -1).mean(dim=1)
         loss = (means - targets[some.start : some.stop]).square().sum(dim=1)
+        pulled = loss.sum()
         parts: dict[str, Tensor] = {}
         if hp.curvature_of_images:
-            bend = curvature(network, x, labels, hp.curvature_step, create_graph=True)
+            bend, slope = curvature_by_images(network, x, labels, hp.curvature_step)
             parts = {"matching_loss": loss, "curvature": bend.view(k, m).mean(dim=1)}
+            # Whose gradient is that of the mean curvature; what it comes to is nobody's loss.
+            pulled = pulled + hp.curvature_of_images / m * (x * slope).sum()
             loss = loss + hp.curvature_of_images * parts["curvature"]
             self._count += 2 * len(x)
-        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        (gradient,) = torch.autograd.grad(pulled, leaf)
         return gradient, {"loss": loss.detach(), **{n: part.detach() for n, part in parts.items()}}
 
     def _attack(

@@ -31,6 +31,10 @@ from rome_core.passes import Plan
 from rome_core.recipes.experts import ExpertTraining
 from rome_core.recipes.networks import parse
 
+TRAINED = 1
+"""Version of the recipe: another one makes what lies in caches worthless. To be raised with every
+change of what the same `ExpertTraining` and seed give, beyond rounding."""
+
 STEP_IMAGES = 4096
 """Passes of an image through one expert in a step, about: 10 s of the reference network on one core
 of a CPU, so that a run that is told to stop does so soon."""

@@ -15,6 +15,8 @@ from rome_core.recipes.full import FullHyperparameters
 from rome_core.space import Normalised
 from rome_core.synthetic import SyntheticSet, images_of
 
+BLOCK = 4096  # images at once: bounds memory
+
 
 class Full:
     """All training images, class by class; the engine calls `step` once, which does nothing.
@@ -51,18 +53,25 @@ class Full:
         dataset = self.dataset
         order = dataset.train_labels.argsort(stable=True)
         labels = dataset.train_labels[order]
-        images = dataset.normalise(dataset.train_images[order])
-        levels = (dataset.train_images[order] * 255).round().to(torch.uint8)
-        exact = isinstance(dataset.space, Normalised) and torch.equal(
-            images_of(levels, dataset.space), images
-        )
-        return SyntheticSet.of(
-            images,
-            labels,
-            dataset,
+        images = torch.empty_like(dataset.train_images)
+        exact = isinstance(dataset.space, Normalised)
+        # In blocks and in place: memory holds the dataset and the set, and little besides.
+        for places, made in zip(torch.split(order, BLOCK), torch.split(images, BLOCK), strict=True):
+            pixels = dataset.train_images[places]
+            made.copy_(dataset.normalise(pixels))
+            if exact:
+                levels = (pixels * 255).round().to(torch.uint8)
+                exact = torch.equal(images_of(levels, dataset.space), made)
+        return SyntheticSet(
+            images=images,
+            labels=labels,
             factor=1,
+            dataset=dataset.name,
+            classes=dataset.classes,
             ipc=int(labels.bincount().max()),
+            space=dataset.space,
             augmentation=self._augmentation,
+            learning_rate=0.01,
             method="full",
             storage="uint8" if exact else "float32",
         )

@@ -39,6 +39,9 @@ from rome_core.passes import Passes, Plan
 from rome_core.recipes.mtt import GROUP, MttHyperparameters
 from rome_core.synthetic import SyntheticSet
 
+VANISHED = 1e-4
+"""Of the first step size: a smaller one has run away, for at it students learn nothing."""
+
 
 class Mtt:
     """One MTT run on one dataset; the engine calls `step` `iterations` times.
@@ -191,7 +194,10 @@ class Mtt:
         """Weights of an iteration's expert to start from, and those to reach: (p,), (p,)."""
         hp = self.hyperparameters
         iteration = self.iteration if iteration is None else iteration
-        expert = self.draws.expert(iteration, self.experts.count)
+        # A file may hold more than the hyperparameters ask for; those of a file made for them are
+        # its first.
+        count = min(hp.buffer_experts, self.experts.count)
+        expert = self.draws.expert(iteration, count)
         epoch = self.draws.start_epoch(iteration, hp.min_start_epoch, hp.max_start_epoch)
         start, target = (
             self.experts.flat(expert, at).to(self.images)
@@ -266,22 +272,30 @@ class Mtt:
         hp = self.hyperparameters
         self._velocity.mul_(hp.momentum).add_(gradient)
         self.images.sub_(self._velocity, alpha=hp.lr_img)
-        if hp.step_size_parameter == "log":
-            # Of log(rate / lr_teacher), whose gradient is rate * by_rate: at lr_teacher, this rate
-            # of learning moves the step size as much as lr_lr moves it when it is learned itself.
-            self._rate_velocity = hp.momentum * self._rate_velocity + self.rate * by_rate
-            change = -hp.lr_lr / hp.lr_teacher**2 * self._rate_velocity
-            self.rate = self.rate * math.exp(change) if change < 700 else math.inf
+        self._rate_velocity = hp.momentum * self._rate_velocity + by_rate
+        change = -hp.lr_lr * self._rate_velocity
+        positive = hp.step_size_parameter == "positive"
+        if positive and change < 0:
+            # A subtraction to first order. Were the logarithm learned instead, moves would grow
+            # with the square of the step size.
+            self.rate *= math.exp(change / self.rate)
         else:
-            self._rate_velocity = hp.momentum * self._rate_velocity + by_rate
-            self.rate -= hp.lr_lr * self._rate_velocity
-        if hp.step_size_parameter == "raw" and self.rate <= 0:
+            self.rate += change
+        if not positive and self.rate <= 0:
             raise CoreError(
                 "diverged",
                 f"The student's step size is {self.rate:.2g} after iteration {self.iteration}, and "
                 "must be positive.",
-                "Set step_size_parameter=log, or lower lr_lr.",
+                "Set step_size_parameter=positive, or lower lr_lr.",
                 field="hyperparameters.step_size_parameter",
+            )
+        if positive and self.rate < VANISHED * hp.lr_teacher:
+            raise CoreError(
+                "diverged",
+                f"The student's step size has fallen from {hp.lr_teacher:.2g} to {self.rate:.2g} "
+                f"after iteration {self.iteration}: students that learn at it learn nothing.",
+                "Lower lr_lr, or set max_move.",
+                field="hyperparameters.lr_lr",
             )
         if not (torch.isfinite(self.images).all() and 0 < self.rate < math.inf):
             raise CoreError(

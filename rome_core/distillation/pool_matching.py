@@ -29,7 +29,7 @@ from torch.func import functional_call
 
 from rome_core import augment
 from rome_core.data import Dataset
-from rome_core.distillation.curvature import curvature
+from rome_core.distillation.curvature import curvature, curvature_by_images
 from rome_core.distillation.draws import Draws
 from rome_core.distillation.material import Material
 from rome_core.distillation.perturbation import Perturbation
@@ -260,12 +260,15 @@ class PoolMatching(ABC, Generic[H]):
         ours, others = self.weights
         loss = ours * matching + others * self._accuracy(member) * performance  # (k,)
         parts = {self.matching_name: matching, "performance_loss": performance}
+        pulled = loss.sum()
         if hp.curvature_of_images:
-            bend = curvature(self._network, x, labels, hp.curvature_step, create_graph=True)
+            bend, slope = curvature_by_images(self._network, x, labels, hp.curvature_step)
             parts["curvature"] = bend.view(k, m).mean(dim=1)
+            # Whose gradient is that of the mean curvature; what it comes to is nobody's loss.
+            pulled = pulled + hp.curvature_of_images / m * (x * slope).sum()
             loss = loss + hp.curvature_of_images * parts["curvature"]
             self._count += 2 * len(x)
-        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+        (gradient,) = torch.autograd.grad(pulled, leaf)
         return gradient, {"loss": loss.detach(), **{n: part.detach() for n, part in parts.items()}}
 
     def _accuracy(self, member: Member) -> float:

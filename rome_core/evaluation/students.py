@@ -8,7 +8,8 @@ Soft labels p are learned by -sum p log softmax, which is the cross-entropy of o
 Under adversarial training (Madry et al. 2018; BEARD's `train_attack`) every batch, once augmented,
 is attacked against the student in evaluation mode, and the attacked images take its place. In the
 pixel domain a student so sees pixels clamped to [0,1], which augmented images need not be, even
-where epsilon is 0.
+where epsilon is 0. Of normalised images little is lost by that. Whitened ones whose color was
+augmented would be blank, and are refused.
 
 Students are trained one after another, because each then equals, bit for bit, that student trained
 alone, and because on a CPU that is faster. `benchmarks/students.py` trains five of them on 100
@@ -31,10 +32,12 @@ from rome_core import attacks, augment
 from rome_core.attacks import Budget
 from rome_core.attacks.gradient import Model
 from rome_core.attacks.pgd import start_noise
+from rome_core.errors import CoreError
 from rome_core.networks import Network, build
 from rome_core.randomness import generator
+from rome_core.recipes.augmentation import spoils_whitened
 from rome_core.recipes.evaluate import AdversarialTraining, Students
-from rome_core.space import Space
+from rome_core.space import Normalised, Space
 from rome_core.synthetic import SyntheticSet
 
 
@@ -114,7 +117,7 @@ class Student:
 
     `train()` yields after every epoch; between two epochs `state_dict()` holds all that a resumed
     student needs. Raises ValueError for adversarial training on a set of no known space, CoreError
-    for one in the reference domain on a whitened set.
+    attack_unsuitable for one on a whitened set, in the reference domain or after color.
     """
 
     def __init__(
@@ -139,6 +142,7 @@ class Student:
                 raise ValueError("adversarial training needs the set's space")
             domain = recipe.adversarial.domain
             attacks.check_domain(domain, training.space, "students.adversarial.domain")
+            _check_augmentation(training.augmentation, training.space)
             self._attack = Attack(recipe.adversarial, self.network, training.space)
 
     @property
@@ -211,6 +215,19 @@ class Student:
             loss_sum += loss.detach() * len(x)
             correct += (logits.detach().argmax(dim=1) == y).sum()
         return float(loss_sum) / len(images), float(correct) / len(images)
+
+
+def _check_augmentation(strategy: str, space: Space) -> None:
+    spoilt = None if isinstance(space, Normalised) else spoils_whitened(strategy)
+    if spoilt is not None:
+        reason, remedy = spoilt
+        raise CoreError(
+            "attack_unsuitable",
+            f"Students of whitened images cannot be trained adversarially after {strategy}: "
+            f"{reason}.",
+            f"In students.augmentation, {remedy}.",
+            "students.augmentation",
+        )
 
 
 class Attack:

@@ -173,6 +173,7 @@ BUILT_IN = (
         hyperparameters=full.FullHyperparameters,
         presets={},
         paper="",
+        cost=full.predict_cost,
         takes_ipc=False,
     ),
     MethodRecipe(

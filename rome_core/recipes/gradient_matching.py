@@ -18,7 +18,6 @@ from pydantic import BaseModel, Field, model_validator
 from rome_core.recipes.cost import (
     CURVATURE_BY_IMAGES,
     CURVATURE_BY_WEIGHTS,
-    FORWARD,
     INPUT_GRADIENT,
     MATCHED_GRADIENT,
     WEIGHT_GRADIENT,
@@ -26,7 +25,7 @@ from rome_core.recipes.cost import (
     Problem,
     dataset_bytes,
     graph_bytes,
-    students,
+    judging,
 )
 from rome_core.recipes.hyperparameters import (
     DSA,
@@ -150,12 +149,6 @@ class GradientMatchingHyperparameters(
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        robust = self.selection_score == "robust"
-        if self.selection == "test" and robust and self.attack_domain != "reference":
-            raise ValueError(
-                "selection=test looks at the test set: of robust accuracy only the reference "
-                "domain allows it, to reproduce published numbers; use selection=holdout"
-            )
         if self.outer_loop is not None and self.selects_nothing(self.outer_loop):
             raise ValueError(
                 "eval_interval is above iterations times outer_loop, so nothing would ever be "
@@ -170,6 +163,11 @@ class GradientMatchingHyperparameters(
 
 class DcHyperparameters(GradientMatchingHyperparameters):
     """DC: images are matched as they are."""
+
+    @property
+    def attacked_after(self) -> tuple[str, ...]:
+        """Nothing is augmented, so nothing is attacked after it: its strategy is the students'."""
+        return ()
 
 
 class DsaHyperparameters(GradientMatchingHyperparameters):
@@ -226,20 +224,12 @@ def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
         network=hp.network,
         iterations=hp.iterations * outer,
         iteration=real * each_real + made * each_made + learnt * each_learnt,
-        selection=_selection(hp, problem, outer, attack),
+        selection=judging(
+            hp,
+            problem,
+            images=made,
+            iterations=hp.iterations * outer,
+            attack=attack,
+        ),
         peak_bytes=dataset_bytes(problem) + held,
     )
-
-
-def _selection(
-    hp: GradientMatchingHyperparameters, problem: Problem, outer: int, attack: float
-) -> float:
-    """Passes of judging all iterates; a test set is taken to be a fifth of the training set."""
-    if hp.selection == "none":
-        return 0.0
-    judged = problem.images * (hp.holdout if hp.selection == "holdout" else 0.2)
-    each = FORWARD + (attack if hp.selection_score == "robust" else 0)
-    images = problem.classes * problem.ipc
-    trained = students(problem, images=images, epochs=hp.eval_epochs, count=hp.num_eval)
-    times = hp.iterations * outer // hp.eval_interval
-    return times * (trained + hp.num_eval * judged * each)

@@ -100,10 +100,10 @@ _MODERN = (
 
 
 _QUICK_SOURCE = "this project, sized for one CPU core"
-_QUICK_START: Mapping[str, Mapping[str, Any]] = {
-    # DC as in its modern preset: students of both then train alike, and like a random subset's.
-    "dc": {"init": "real"},
-    "dsa": {},
+# DC starts as in its modern preset, and its students train as DSA's do.
+_QUICK_DIGITS: Mapping[str, Mapping[str, Any]] = {
+    "dc": {"init": "real", "inner_loop": 10, "lr_img": 0.1, "lr_net": 0.05},
+    "dsa": {"inner_loop": 5, "lr_img": 1.0, "lr_net": 0.1},
 }
 
 
@@ -117,7 +117,7 @@ def _quick(method: str) -> Iterator[Preset]:
         ipc=10,
         hyperparameters=MappingProxyType(
             {
-                **_QUICK_START[method],
+                "init": "real",
                 "augmentation": DATASETS["cifar10"].augmentation,
                 "iterations": 12,
                 "outer_loop": 10,
@@ -139,21 +139,18 @@ def _quick(method: str) -> Iterator[Preset]:
         ipc=10,
         hyperparameters=MappingProxyType(
             {
-                **_QUICK_START[method],
+                **_QUICK_DIGITS[method],
                 "augmentation": DATASETS["digits"].augmentation,
                 "iterations": 25,
                 "outer_loop": 20,
-                "inner_loop": 5,
                 # Eight pixels a side leave room for two halvings.
                 "network": "convnet-d2-w32",
                 "batch_real": 64,
-                "lr_img": 1.0,
-                "lr_net": 0.1,
             }
         ),
         source=_QUICK_SOURCE,
         notes="A trial, not a result. With few epochs between its steps a network hardly learns at "
-        "the published rate, hence a tenfold one.",
+        "the published rate, hence a larger one. Students of 100 random images are nearly as good.",
     )
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from rome_core.recipes.attacks import FractionText
-from rome_core.recipes.augmentation import parse_strategy
+from rome_core.recipes.augmentation import parse_strategy, spoils_whitened
 from rome_core.recipes.networks import parse as parse_network
 
 DSA = "color_crop_cutout_flip_scale_rotate"
@@ -62,6 +62,21 @@ class MethodHyperparameters(BaseModel):
                 "attack_domain=reference clamps normalised images, and whitening=zca takes the "
                 "place of normalisation: use attack_domain=pixel"
             )
+        return self
+
+    @property
+    def attacked_after(self) -> tuple[str, ...]:
+        """Fields of the strategies whose augmented images are attacked in pixels."""
+        return ("augmentation",) if getattr(self, "perturbed", "none") != "none" else ()
+
+    @model_validator(mode="after")
+    def _attacks_what_whitening_leaves(self) -> Self:
+        if self.whitening == "zca":
+            for name in self.attacked_after:
+                spoilt = spoils_whitened(getattr(self, name, "none"))
+                if spoilt is not None:
+                    reason, remedy = spoilt
+                    raise ValueError(f"{name} and whitening=zca: {reason}: {remedy}")
         return self
 
 
@@ -156,6 +171,16 @@ class Selecting(BaseModel):
     )
     num_eval: int = Field(5, ge=1, le=100, description="Students trained for one such evaluation.")
     eval_epochs: int = Field(1_000, ge=1, le=100_000, description="Epochs of one such student.")
+
+    @model_validator(mode="after")
+    def _robust_on_the_test_set_is_published(self) -> Self:
+        robust = self.selection == "test" and self.selection_score == "robust"
+        if robust and getattr(self, "attack_domain", "pixel") != "reference":
+            raise ValueError(
+                "selection=test looks at the test set: of robust accuracy only the reference "
+                "domain allows it, to reproduce published numbers; use selection=holdout"
+            )
+        return self
 
 
 class Compiling(BaseModel):

@@ -128,10 +128,11 @@ class MttHyperparameters(MethodHyperparameters, Curving, Selecting):
         description="Learning rate of the student's step size; 0 leaves it as it is. Code: 1e-7 to "
         "1e-4.",
     )
-    step_size_parameter: Literal["log", "raw"] = Field(
-        "log",
-        description="raw: the step size itself is learned (code), and a run ends where it is no "
-        "longer positive. log: its logarithm, at a rate that moves it alike at lr_teacher.",
+    step_size_parameter: Literal["positive", "raw"] = Field(
+        "positive",
+        description="raw: the step size moves by SGD (code), and a run ends where it is no longer "
+        "positive. positive: likewise, but what would take the share s off it multiplies it by "
+        "exp(-s), and a run ends where a ten-thousandth of lr_teacher is left.",
     )
     max_move: float | None = Field(
         None,
@@ -209,6 +210,11 @@ class MttHyperparameters(MethodHyperparameters, Curving, Selecting):
         """Of an expert, the last whose weights are ever read."""
         return self.max_start_epoch - 1 + self.expert_epochs
 
+    @property
+    def attacked_after(self) -> tuple[str, ...]:
+        """Experts are attacked after the one augmentation there is."""
+        return ("augmentation",) if self.expert_training == "adversarial" else ()
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.min_start_epoch >= self.max_start_epoch:
@@ -219,11 +225,6 @@ class MttHyperparameters(MethodHyperparameters, Curving, Selecting):
             raise ValueError(
                 f"buffer_epochs is below {self.last_epoch}, the last epoch that is read "
                 "(max_start_epoch - 1 + expert_epochs): raise it, or leave it null"
-            )
-        if self.selection == "test" and self.selection_score == "robust":
-            raise ValueError(
-                "selection=test looks at the test set, to reproduce published numbers, and nobody "
-                "published robust ones: use selection=holdout"
             )
         if self.selection != "none" and self.eval_interval > self.iterations:
             raise ValueError(

@@ -71,6 +71,10 @@ _REMARKS = {
     ("tinyimagenet", 1): " That the network has four blocks is said of IPC 50 only.",
     ("tinyimagenet", 10): " That the network has four blocks is said of IPC 50 only.",
 }
+_COLORLESS = (
+    " Experts and students augment all but color, which with whitening would leave blank images "
+    "to attack."
+)
 
 
 def _published(row: _Row) -> Preset:
@@ -109,13 +113,15 @@ def _modern(row: _Row) -> Preset:
         ipc=row.ipc,
         hyperparameters=MappingProxyType({**row.settings(), "max_move": MAX_MOVE}),
         source="the published settings with the flaws mended",
-        notes="The logarithm of the step size is learned, so that it stays positive, gradients "
+        notes="The step size is kept positive, gradients "
         "that explode are bounded, and the last iterate is returned.",
     )
 
 
 def _robust(row: _Row) -> Preset:
     modern = _modern(row)
+    # Whitened images whose color was changed are not to be attacked in pixels.
+    colorless = {"augmentation": "crop_cutout_flip_scale_rotate"} if row.zca else {}
     return Preset(
         name=f"mtt-pixel-{row.dataset}-ipc{row.ipc}",
         title=f"MTT made robust in pixel space, {DATASETS[row.dataset].title}, "
@@ -124,12 +130,13 @@ def _robust(row: _Row) -> Preset:
         dataset=row.dataset,
         ipc=row.ipc,
         hyperparameters=MappingProxyType(
-            {**modern.hyperparameters, "expert_training": "adversarial"}
+            {**modern.hyperparameters, **colorless, "expert_training": "adversarial"}
         ),
         source="this project, after MAT (arXiv 2503.12069, 2025)",
         notes="As the modern one, but the experts are trained adversarially at 8/255 with 10 "
         "steps. MAT smooths the trajectories besides, which is left out, and step sizes are those "
-        "for clean experts.",
+        "for clean experts."
+        f"{_COLORLESS if row.zca else ''}",
     )
 
 

@@ -20,9 +20,10 @@ from rome_core.recipes.cost import (
     WEIGHT_GRADIENT,
     Cost,
     Problem,
+    curvature_bytes,
     dataset_bytes,
     graph_bytes,
-    students,
+    judging,
 )
 from rome_core.recipes.datasets import DATASETS
 from rome_core.recipes.hyperparameters import (
@@ -173,12 +174,6 @@ class PoolHyperparameters(MethodHyperparameters, Perturbing, Curving, Selecting,
                     f"{name} is above the {smallest} networks of iteration 0: "
                     "lower it, or raise net_begin and net_num"
                 )
-        robust = self.selection_score == "robust"
-        if self.selection == "test" and robust and self.attack_domain != "reference":
-            raise ValueError(
-                "selection=test looks at the test set: of robust accuracy only the reference "
-                "domain allows it, to reproduce published numbers; use selection=holdout"
-            )
         if self.selection != "none" and self.eval_interval > self.iterations:
             raise ValueError(
                 "eval_interval is above iterations, so nothing would ever be selected: lower it, "
@@ -210,26 +205,20 @@ def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
     weights = 9 * network.width**2 * network.depth  # of any family, within a factor of two or so
     one_class = decoded // problem.classes
     graph = one_class if hp.image_step == "per_class" else min(decoded, max(512, one_class))
+    size = problem.shape[1]
+    held = graph_bytes(hp.network, size, graph)
+    if hp.curvature_of_images:
+        held += curvature_bytes(hp.network, size, graph)
+    if hp.curvature_of_networks:
+        held = max(held, curvature_bytes(hp.network, size, hp.batch_train))
     return Cost(
         network=hp.network,
         iterations=hp.iterations,
         iteration=hp.train_net_num * (real * each_real + decoded * each_synthetic)
         + lessons * each_lesson,
-        selection=_selection(hp, problem, decoded, attack),
-        peak_bytes=dataset_bytes(problem)
-        + 4 * 2 * hp.net_num * weights
-        + graph_bytes(hp.network, problem.shape[1], graph),
+        selection=judging(hp, problem, images=decoded, iterations=hp.iterations, attack=attack),
+        peak_bytes=dataset_bytes(problem) + 4 * 2 * hp.net_num * weights + held,
     )
-
-
-def _selection(hp: PoolHyperparameters, problem: Problem, decoded: int, attack: float) -> float:
-    """Passes of judging all iterates; a test set is taken to be a fifth of the training set."""
-    if hp.selection == "none":
-        return 0.0
-    judged = problem.images * (hp.holdout if hp.selection == "holdout" else 0.2)
-    each = FORWARD + (attack if hp.selection_score == "robust" else 0)
-    trained = students(problem, images=decoded, epochs=hp.eval_epochs, count=hp.num_eval)
-    return (hp.iterations // hp.eval_interval) * (trained + hp.num_eval * judged * each)
 
 
 # The released codes share a loop: what differs from the defaults in all their commands.

@@ -96,6 +96,11 @@ class RobustFeaturesHyperparameters(MethodHyperparameters):
         description="Weight of the curvature of the loss in its training (GUARD: 100).",
     )
 
+    @property
+    def attacked_after(self) -> tuple[str, ...]:
+        """The teacher alone is attacked."""
+        return ("teacher_augmentation",) if self.teacher_training == "adversarial" else ()
+
 
 def images_per_class(hyperparameters: BaseModel, ipc: int) -> int:
     """How many real images of each class it needs: those whose features are taken."""

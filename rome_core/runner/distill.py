@@ -67,7 +67,10 @@ def distill(spec: Mapping[str, Any], context: Context) -> Outcome:
     context.report(Progress("loading", 1, 1))
     training = recipe.experts(hyperparameters)
     with fields_under("hyperparameters", recipe.hyperparameters.model_fields):
-        experts = None if training is None else obtain(spec, training, dataset, context)
+        experts = None
+        if training is not None:
+            mode = MODES_OF_PLAN[getattr(hyperparameters, "compile", "auto")]
+            experts = obtain(spec, training, dataset, context, mode=mode)
         needed = {} if experts is None else {"experts": experts.experts}
         plan = _plan(recipe, hyperparameters, dataset, spec["ipc"], context)
         torch.set_num_threads(plan.threads)

@@ -23,7 +23,8 @@ from rome_core.recipes.networks import parse
 class Estimate:
     """Passes are forward passes of one image through `network`, each of `forward` operations.
 
-    `artifact_bytes` is the size of one synthetic set's file, without its companions.
+    `artifact_bytes` is the size of one synthetic set's file, without its companions, of float32
+    images: the most that `full` takes, whose images may be stored as pixels in a quarter of it.
     """
 
     network: str
@@ -69,7 +70,9 @@ def estimate(spec: Mapping[str, Any], data_root: Path) -> Estimate:
     classes = len(per_class)
     work = footprint(parse(cost.network), channels=channels, size=size, classes=classes)
     values = channels * size**2
-    stored = classes * ipc * (4 * values + 8)
+    # A whole dataset need not have as many images of every class; its pixels may take a quarter.
+    images = sum(per_class) if spec["ipc"] is None else classes * ipc
+    stored = images * (4 * values + 8)
     if spec["hyperparameters"].get("whitening") == "zca":
         stored += 4 * values * (values + 2)  # the eigenvectors, their values and the mean
     return Estimate(cost.network, work.operations, cost, stored)

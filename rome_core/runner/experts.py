@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from rome_core import networks, passes
 from rome_core.data import Dataset, load, whitened
 from rome_core.distillation import engine
-from rome_core.distillation.expert_training import ExpertsTraining, group_size
+from rome_core.distillation.expert_training import TRAINED, ExpertsTraining, group_size
 from rome_core.distillation.experts import FORMAT, Experts, Layout
 from rome_core.errors import CoreError
 from rome_core.files import link, trim, write_json
@@ -30,6 +30,9 @@ from rome_core.recipes.experts import DEFAULT_SEED, ExpertsSpec, ExpertTraining
 from rome_core.recipes.networks import parse
 from rome_core.recipes.report import Share
 from rome_core.runner.context import Context, Outcome, Output
+
+Mode = Literal["auto", "eager", "compiled"]
+"""Of a plan, as in `passes.plan`."""
 
 PHASE = "training experts"
 NAME = "experts.safetensors"
@@ -90,17 +93,23 @@ def experts(spec: Mapping[str, Any], context: Context) -> Outcome:
 
 
 def obtain(
-    spec: Mapping[str, Any], training: ExpertTraining, dataset: Dataset, context: Context
+    spec: Mapping[str, Any],
+    training: ExpertTraining,
+    dataset: Dataset,
+    context: Context,
+    *,
+    mode: Mode = "auto",
 ) -> Obtained:
     """The experts that a distillation needs: those its spec names, else those of the seed 0.
 
     The latter come from the cache or are trained now, and are an output either way: what a job
-    leaves must not depend on what a machine has seen before. Raises CoreError artifact_mismatch
-    for a file of others than the method needs, as `Experts.open` does for none.
+    leaves must not depend on what a machine has seen before. `mode` is how they are trained then:
+    the cache does not tell compiled experts from others, which differ by rounding. Raises CoreError
+    artifact_mismatch for a file of others than the method needs, as `Experts.open` does for none.
     """
     named = spec.get("experts")
     if named is None:
-        made = _make(training, dataset, DEFAULT_SEED, context)
+        made = _make(training, dataset, DEFAULT_SEED, context, mode)
         seed = f"experts of seed {DEFAULT_SEED}, whatever the job's"
         return Obtained(made.experts, (_output(made.experts),), notes=(seed, *made.notes))
     path = context.inputs.get(named)
@@ -123,10 +132,13 @@ def _whitened(dataset: Dataset, context: Context) -> Dataset:
         raise CoreError(error.code, error.detail, error.remedy, "whitening") from error
 
 
-def _make(training: ExpertTraining, dataset: Dataset, seed: int, context: Context) -> _Made:
+def _make(
+    training: ExpertTraining, dataset: Dataset, seed: int, context: Context, mode: Mode = "auto"
+) -> _Made:
     """The experts of a recipe and a seed, in the results: from the cache, else trained now."""
     identity = {
         "format": FORMAT,
+        "trained": TRAINED,
         "training": training.model_dump(mode="json"),
         "seed": seed,
         "dataset": dataset.name,
@@ -140,6 +152,7 @@ def _make(training: ExpertTraining, dataset: Dataset, seed: int, context: Contex
     if found:
         return _Made(found, None, ("the experts were read from the cache",))
     plan = passes.plan(
+        mode=mode,
         images=training.count * training.epochs * len(dataset.train_images) * _passes(training),
         threads=context.threads,
         network=parse(training.network),

@@ -77,6 +77,17 @@ def test_a_dataset_of_the_users_is_counted(tmp_path: Path) -> None:
     assert told.cost.iteration == pytest.approx(3 * 8 + 2.0 * 3 * 2)
 
 
+def test_a_whole_dataset_is_counted_by_its_images(tmp_path: Path) -> None:
+    images = np.zeros((35, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "mine.npz", images=images, labels=np.array([0] * 20 + [1] * 15))
+    told = estimate(canonical({"method": "full", "dataset": "npz:mine"}, seed=0), tmp_path)
+    assert told.cost.passes == 0
+    assert told.cost.iterations == 1
+    assert told.artifact_bytes == (16 + 12) * (4 * 768 + 8)
+    # The dataset and the set at least.
+    assert told.cost.peak_bytes >= 2 * 4 * 28 * 768
+
+
 def test_a_method_that_does_not_say_is_named() -> None:
     spec = canonical({"kind": "distill", "method": "random", "dataset": "digits", "ipc": 1}, seed=0)
     with pytest.raises(SpecError, match="random"):

@@ -20,8 +20,9 @@ from rome_core.distillation.experts import Experts
 from rome_core.errors import CoreError
 from rome_core.progress import Progress, Stopped
 from rome_core.recipes import catalogue
+from rome_core.recipes.hyperparameters import Compiling
 from rome_core.runner import Context, Outcome
-from tests.rome_core.averages import RECIPE
+from tests.rome_core.averages import RECIPE, AveragesHyperparameters
 
 # The packages' own names for them are the functions.
 distill = import_module("rome_core.runner.distill")
@@ -193,6 +194,25 @@ def test_the_cache_is_asked_for_the_same_experts_only(context: Context, tmp_path
     assert len(list((cache / "experts").iterdir())) == len(others) + 2
 
 
+def test_what_another_version_trained_is_trained_anew(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the cache and from checkpoints alike."""
+    seen: list[Progress] = []
+    where = replace(context, cache=tmp_path / "cache", report=seen.append)
+    run(EXPERTS, where)
+    with pytest.raises(Stopped):
+        run({**EXPERTS, "seed": 1}, elsewhere(where, "stopped", should_stop=StopAfter(2)))
+    monkeypatch.setattr(runner_experts, "TRAINED", runner_experts.TRAINED + 1)
+    seen.clear()
+    run(EXPERTS, elsewhere(where, "again"))
+    assert counting(seen)() == STEPS
+    seen.clear()
+    stopped = elsewhere(where, "stopped").workdir
+    run({**EXPERTS, "seed": 1}, elsewhere(where, "anew", earlier=(stopped,)))
+    assert counting(seen)() == STEPS
+
+
 @pytest.mark.parametrize("damage", ["changed", "short", "other"])
 def test_what_was_damaged_in_the_cache_is_made_anew(
     context: Context, tmp_path: Path, damage: str
@@ -345,6 +365,41 @@ def test_a_resumed_distillation_with_other_experts_begins_anew(
     assert any("experts differed" in note for note in outcome.provenance["notes"])
     anew = run(body, elsewhere(named, "anew", inputs={"art_e": other}))
     assert digests(outcome) == digests(anew)
+
+
+class CompilingHyperparameters(AveragesHyperparameters, Compiling):
+    """Of averages, with the choice to compile."""
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "modes"),
+    [
+        (None, ["auto", "eager"]),  # of the experts, and of a method that passes nothing
+        ({}, ["auto", "auto"]),
+        ({"compile": "off"}, ["eager", "eager"]),
+        ({"compile": "on"}, ["compiled", "compiled"]),
+    ],
+)
+def test_experts_are_compiled_as_the_hyperparameters_say(
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+    hyperparameters: dict[str, str] | None,
+    modes: list[str],
+) -> None:
+    told: list[str] = []
+    plan = runner_experts.passes.plan
+
+    def spied(*, mode: str = "auto", **given: Any) -> Any:
+        told.append(mode)
+        return plan(mode="eager", **given)
+
+    monkeypatch.setattr(runner_experts.passes, "plan", spied)
+    if hyperparameters is not None:
+        recipe = replace(RECIPE, hyperparameters=CompilingHyperparameters)
+        known = {**catalogue._recipes(), RECIPE.name: recipe}
+        monkeypatch.setattr(catalogue, "_recipes", lambda: known)
+    run({**DISTIL, "hyperparameters": hyperparameters or {}}, context)
+    assert told == modes
 
 
 def test_what_comes_after_runs_under_the_same_threads(

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from rome_core import recipes, synthetic
+from rome_core import augment, recipes, synthetic
 from rome_core.card import save_card
 from rome_core.errors import CoreError
 from rome_core.files import write_atomically, write_json
@@ -481,3 +481,22 @@ def test_a_set_of_a_whitened_dataset_is_in_its_space() -> None:
     assert one.soft_labels.dtype == torch.float32
     assert not one.soft_labels.requires_grad
     assert torch.equal(one.soft_labels, soft.detach().float())
+
+
+def test_a_whitened_mosaic_is_shown_by_the_images_it_packs() -> None:
+    """Each, decoded and taken back to pixels by itself, fills its quadrant at half size."""
+    one = whitened(factor=2)
+    decoded, _ = augment.expand(one.images)
+    pixels = one.space.to_pixels(decoded).clamp(0, 1)
+    shown = one.pixels
+    assert shown.shape == one.images.shape
+    for number in range(20):
+        for tile in range(4):
+            top, left = 4 * (tile % 2), 4 * (tile // 2)  # column by column
+            for row, column in np.ndindex(4, 4):
+                cell = pixels[tile * 20 + number, :, 2 * row : 2 * row + 2][..., 2 * column :][
+                    ..., :2
+                ]
+                torch.testing.assert_close(
+                    shown[number, :, top + row, left + column], cell.mean(dim=(1, 2))
+                )

@@ -191,6 +191,10 @@ def test_the_published_protocol_is_refused_before_anything_is_trained(context: C
     students = {**EVALUATE["students"], "adversarial": {"domain": "reference"}}
     error = failure(lambda: run({**EVALUATE, "students": students}, watched))
     assert (error.code, error.field) == ("attack_unsuitable", "students.adversarial.domain")
+    students = {**EVALUATE["students"], "adversarial": {"steps": 1}, "augmentation": "color_crop"}
+    error = failure(lambda: run({**EVALUATE, "students": students}, watched))
+    assert (error.code, error.field) == ("attack_unsuitable", "students.augmentation")
+    assert error.remedy == "In students.augmentation, drop color, that is, take crop."
     assert polls == []
 
 

@@ -69,22 +69,16 @@ class NaiveMtt:
                 noise = torch.randn(ipc, *dataset.shape, generator=self.draws.init(label, 0))
                 start.append(noise.to(dtype))
         self.images = torch.cat(start).requires_grad_()
-        raw = hp.step_size_parameter == "raw"
-        first = hp.lr_teacher if raw else math.log(hp.lr_teacher)
-        self.parameter = torch.tensor(first, dtype=dtype).requires_grad_()
-        lr_rate = hp.lr_lr if raw else hp.lr_lr / hp.lr_teacher**2
+        self.rate = torch.tensor(hp.lr_teacher, dtype=dtype).requires_grad_()
         self.pixels = torch.optim.SGD([self.images], lr=hp.lr_img, momentum=hp.momentum)
-        self.step_size = torch.optim.SGD([self.parameter], lr=lr_rate, momentum=hp.momentum)
+        self.step_size = torch.optim.SGD([self.rate], lr=hp.lr_lr, momentum=hp.momentum)
         self.iterates: list[Tensor] = []
         self.iteration = 0
 
-    @property
-    def rate(self) -> Tensor:
-        return self.parameter if self.hp.step_size_parameter == "raw" else self.parameter.exp()
-
     def step(self) -> float:
         hp = self.hp
-        expert = self.draws.expert(self.iteration, self.experts.count)
+        followed = min(hp.buffer_experts, self.experts.count)
+        expert = self.draws.expert(self.iteration, followed)
         epoch = self.draws.start_epoch(self.iteration, hp.min_start_epoch, hp.max_start_epoch)
         start = self.weights(expert, epoch)
         target = self.weights(expert, epoch + hp.expert_epochs)
@@ -96,10 +90,8 @@ class NaiveMtt:
         loss = self.unrolled(start, target, batches, labels)
         if hp.gradient == "tesla":
             by_images, by_rate = self.tesla(start, target, batches, labels)
-            if hp.step_size_parameter == "log":
-                by_rate = by_rate * self.rate.detach()
         else:
-            by_images, by_rate = torch.autograd.grad(loss, [self.images, self.parameter])
+            by_images, by_rate = torch.autograd.grad(loss, [self.images, self.rate])
         if hp.curvature_of_images:
             bent = hp.curvature_of_images * self.curvature(target)
             by_images = by_images + torch.autograd.grad(bent, self.images)[0]
@@ -107,10 +99,14 @@ class NaiveMtt:
             moved = (hp.lr_img * by_images).square().mean().sqrt().item()
             by_images = by_images * min(1, hp.max_move / moved)
             by_rate = by_rate * min(1, hp.max_move / moved)
-        self.images.grad, self.parameter.grad = by_images, by_rate
+        self.images.grad, self.rate.grad = by_images, by_rate
         if hp.skip_above is None or loss.item() <= hp.skip_above:
             self.pixels.step()
+            before = self.rate.item()
             self.step_size.step()
+            change = self.rate.item() - before
+            if hp.step_size_parameter == "positive" and change < 0:
+                self.rate.data.fill_(before * math.exp(change / before))
         self.iterates.append(self.images.detach().clone())
         self.iteration += 1
         return loss.item()

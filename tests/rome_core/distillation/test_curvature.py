@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rome_core import networks
 from rome_core.distillation import curvature as module
-from rome_core.distillation.curvature import curvature, curvature_gradient
+from rome_core.distillation.curvature import curvature, curvature_by_images, curvature_gradient
 from rome_core.randomness import generator
 
 STEP = 3.0
@@ -163,3 +163,24 @@ def test_the_gradient_by_weights_is_that_of_the_mean(monkeypatch: pytest.MonkeyP
         assert list(found) == names
         for name, gradient in zip(names, wanted, strict=True):
             torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-12)
+
+
+def test_the_curvature_by_images_is_taken_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, (x, labels) = network().requires_grad_(False), batch(7)
+    leaf = x.clone().requires_grad_()
+    expected = naive(net, leaf, labels, STEP)
+    (slopes,) = torch.autograd.grad(expected.sum(), leaf)
+    seen: list[int] = []
+
+    def forward(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        logits: Tensor = net(images)
+        return logits
+
+    monkeypatch.setattr(module, "GROUP", 3)
+    found, slope = curvature_by_images(forward, leaf, labels, STEP)
+    assert seen == [3, 3, 3, 3, 1, 1]
+    assert not found.requires_grad
+    assert not slope.requires_grad
+    torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-13)
+    torch.testing.assert_close(slope, slopes, rtol=0, atol=1e-13)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from rome_core.card import save_card
 from rome_core.data import Dataset
@@ -111,6 +113,51 @@ def test_garbled_pixels_are_refused(
     with pytest.raises(CoreError) as caught:
         load(path)
     assert caught.value.code == "artifact_invalid"
+
+
+def test_blocks_change_nothing(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = of_levels(tiny)
+    whole = full(levels)
+    monkeypatch.setattr("rome_core.distillation.full.BLOCK", 8)
+    parts = full(levels)
+    assert torch.equal(parts.images, whole.images)
+    assert torch.equal(parts.labels, whole.labels)
+    assert parts.storage == "uint8"
+    # The images of the first blocks alone have 256 levels.
+    images = levels.train_images.clone()
+    images[levels.train_labels.argsort(stable=True)[-1], 0, 0, 0] = 0.5
+    assert full(replace(levels, train_images=images)).storage == "float32"
+    images[levels.train_labels.argsort(stable=True)[-1], 0, 0, 0] = 0.0
+    images[levels.train_labels.argsort(stable=True)[0], 0, 0, 0] = 0.5
+    assert full(replace(levels, train_images=images)).storage == "float32"
+
+
+@pytest.mark.parametrize(
+    ("pixels", "size"),
+    [
+        (10**6, (3 * 66 + 2, 12 * 66 + 2)),  # eight times as large, for there is room
+        (3 * 12 * 18**2, (3 * 18 + 2, 12 * 18 + 2)),  # twice
+        (3 * 12 * 10**2, (3 * 10 + 2, 12 * 10 + 2)),
+        (3 * 4 * 10**2 + 99, (3 * 10 + 2, 4 * 10 + 2)),  # four images of each class
+        (2 * 10**2, (2 * 10 + 2, 1 * 10 + 2)),  # one of two classes
+        (1, (10 + 2, 10 + 2)),
+    ],
+)
+def test_its_preview_has_a_bound_in_pixels(
+    tiny: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pixels: int,
+    size: tuple[int, int],
+) -> None:
+    monkeypatch.setattr("rome_core.sprite.PIXELS", pixels)
+    whole = full(tiny)
+    save_png(whole, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as opened:
+        picture = np.asarray(opened)
+    assert picture.shape == (*size, 3)
+    first = (whole.pixels[0, :, 0, 0] * 255).round().int()
+    assert picture[2, 2].tolist() == first.tolist()
 
 
 def test_its_preview_shows_the_first_of_each_class(

@@ -40,7 +40,7 @@ TINY: dict[str, Any] = {
     "eval_interval": 3,
 }
 SWITCHES: dict[str, dict[str, Any]] = {
-    "log": {},
+    "positive": {},
     "raw": {"step_size_parameter": "raw", "lr_lr": 1e-3},
     "mini-batches that do not divide the set": {"batch_syn": 4, "syn_steps": 5},
     "tesla": {"gradient": "tesla"},
@@ -198,6 +198,15 @@ def test_every_expert_is_used_once_an_order_and_every_epoch_may_start() -> None:
     assert {draws.start_epoch(i, 2, 5) for i in range(60)} == {2, 3, 4}
 
 
+def test_no_more_experts_are_followed_than_were_asked_for(tiny: Dataset, experts: Experts) -> None:
+    """A file of more serves as if it held those alone, though their order would be another."""
+    fast = make(tiny, experts, buffer_experts=1)
+    first = {tuple(experts.flat(0, epoch).tolist()) for epoch in experts.epochs}
+    for iteration in range(6):
+        start, target = fast._trajectory(iteration)
+        assert {tuple(x.float().tolist()) for x in (start, target)} <= first
+
+
 def test_mini_batches_are_pieces_of_a_permutation(tiny: Dataset, experts: Experts) -> None:
     """Popped from the end, so that the short one comes first; then of another permutation."""
     fast = make(tiny, experts, batch_syn=4, syn_steps=5)
@@ -231,7 +240,59 @@ def test_a_resumed_run_equals_an_undisturbed_one(
     assert torch.equal(resumed.synthetic_set().images, whole.synthetic_set().images)
 
 
-def test_the_logarithm_keeps_the_step_size_positive(tiny: Dataset, experts: Experts) -> None:
+def descend(fast: Mtt, by_rate: float) -> float:
+    """One step of the step size alone, by this gradient."""
+    fast._descend(torch.zeros_like(fast.images), by_rate)
+    return fast.rate
+
+
+def test_a_positive_step_size_follows_the_raw_one_wherever_it_goes(
+    tiny: Dataset, experts: Experts
+) -> None:
+    """From 0.1 to 0.5 and down to 0.02, by 3,000 gradients of either sign.
+
+    Moves of d leave it d/2 log(0.5 / 0.02) above the raw one, which is 5e-4.
+    """
+    kept, raw = (
+        make(tiny, experts, lr_lr=1e-3, step_size_parameter=parameter)
+        for parameter in ("positive", "raw")
+    )
+    noise = torch.randn(3_000, generator=generator(0, "by rate"), dtype=torch.float64)
+    rates = []
+    for number, value in enumerate(noise.tolist()):
+        drift = -0.133 if number < 1_500 else 0.16
+        by_rate = drift + 0.05 * value
+        rates.append((descend(kept, by_rate), descend(raw, by_rate)))
+    assert max(rate for _, rate in rates) > 0.45
+    assert min(rate for _, rate in rates) < 0.03
+    for followed, rate in rates:
+        assert followed == pytest.approx(rate, abs=6e-4)
+
+
+def test_far_from_where_it_began_the_step_size_is_as_stable_as_the_raw_one(
+    tiny: Dataset, experts: Experts
+) -> None:
+    """Towards ten times the first step size, at a rate that takes the raw one there."""
+    for parameter in ("positive", "raw"):
+        fast = make(tiny, experts, lr_lr=1e-2, step_size_parameter=parameter)
+        for _ in range(100):
+            descend(fast, 30 * (fast.rate - 1))
+        assert fast.rate == pytest.approx(1, rel=1e-6)
+
+
+def test_a_step_size_that_vanishes_is_named(tiny: Dataset, experts: Experts) -> None:
+    fast = make(tiny, experts, lr_lr=1e-2, momentum=0.0)
+    for _ in range(4):  # each e^-2 of the one before
+        descend(fast, 200 * fast.rate)
+    assert 0.1 * math.exp(-8) == pytest.approx(fast.rate)
+    with pytest.raises(CoreError, match="lr_lr") as caught:
+        descend(fast, 200 * fast.rate)
+    assert caught.value.code == "diverged"
+
+
+def test_the_step_size_stays_positive_where_the_raw_one_would_not(
+    tiny: Dataset, experts: Experts
+) -> None:
     """Where the step size itself, at the same rate, turns negative and says so."""
     wild: dict[str, Any] = {"lr_lr": 0.1, "lr_teacher": 0.3}
     kept = make(tiny, experts, **wild)
@@ -239,14 +300,14 @@ def test_the_logarithm_keeps_the_step_size_positive(tiny: Dataset, experts: Expe
         assert kept.step()["learning_rate"] > 0
     assert kept.rate > 0
     raw = make(tiny, experts, **wild, step_size_parameter="raw")
-    with pytest.raises(CoreError, match="step_size_parameter=log") as caught:
+    with pytest.raises(CoreError, match="step_size_parameter=positive") as caught:
         raw.step()
     assert caught.value.code == "diverged"
 
 
 def test_both_parameters_move_the_step_size_alike_at_first(tiny: Dataset, experts: Experts) -> None:
     moved = []
-    for parameter in ("log", "raw"):
+    for parameter in ("positive", "raw"):
         fast = make(tiny, experts, lr_lr=1e-6, step_size_parameter=parameter)
         fast.step()
         moved.append(fast.rate - 0.1)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from rome_core import recipes
 from rome_core.recipes import catalogue
-from rome_core.recipes.cost import Problem
+from rome_core.recipes.cost import Problem, graph_bytes
 from rome_core.recipes.datasets import DATASETS
 from rome_core.recipes.dm import PRESETS, DmHyperparameters, predict_cost
 
@@ -68,6 +68,7 @@ def test_what_is_asked_for_besides_costs_more() -> None:
     assert attacked.iteration == plain.iteration + 2 * 10 * 2560
     bent = predict_cost(DmHyperparameters(curvature_of_images=1.0), problem(10))
     assert bent.iteration == plain.iteration + 10 * 100
+    assert bent.peak_bytes == plain.peak_bytes + 5 * graph_bytes("convnet", 32, 64)
     many = predict_cost(DmHyperparameters(networks_per_iteration=3), problem(10))
     assert many.iteration == 3 * plain.iteration
     assert plain.selection == 0

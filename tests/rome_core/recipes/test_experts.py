@@ -50,7 +50,12 @@ def test_the_defaults_are_the_published_buffers() -> None:
     [
         {},
         {"network": "CONVNET-d2-w32", "seed": 3},
-        {"adversarial": {"steps": 7}, "whitening": "zca", "keep": "last"},
+        {
+            "adversarial": {"steps": 7},
+            "whitening": "zca",
+            "augmentation": "crop_flip",
+            "keep": "last",
+        },
     ],
 )
 def test_canonical_is_a_fixed_point(changes: dict[str, Any]) -> None:
@@ -87,6 +92,16 @@ def test_bad_bodies(changes: dict[str, Any], field: str, words: str) -> None:
 def test_whitened_images_are_not_attacked_as_normalised_ones() -> None:
     body = {**EXPERTS, "whitening": "zca", "adversarial": {"domain": "reference"}}
     assert "take pixel" in problem(body).message
+
+
+def test_whitened_images_are_not_attacked_after_their_color() -> None:
+    body = {**EXPERTS, "whitening": "zca", "augmentation": "color_crop"}
+    recipes.canonical(body, seed=1)
+    recipes.canonical({**body, "whitening": "none", "adversarial": {}}, seed=1)
+    message = problem({**body, "adversarial": {}}).message
+    assert message.startswith("augmentation")
+    assert message.endswith("drop color, that is, take crop")
+    recipes.canonical({**body, "augmentation": "crop", "adversarial": {}}, seed=1)
 
 
 def test_sizes_of_attacks_are_exact() -> None:

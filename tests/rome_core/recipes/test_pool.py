@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rome_core import recipes
 from rome_core.recipes import catalogue
 from rome_core.recipes.bacon import BaconHyperparameters
-from rome_core.recipes.cost import Problem
+from rome_core.recipes.cost import Problem, graph_bytes
 from rome_core.recipes.datasets import DATASETS
 from rome_core.recipes.idm import IdmHyperparameters
 from rome_core.recipes.pool import PoolHyperparameters, predict_cost
@@ -264,3 +264,18 @@ def test_what_options_add_to_the_cost(changes: dict[str, Any], more: float) -> N
     plain = predict_cost(IdmHyperparameters(), CIFAR10).iteration
     changed = predict_cost(IdmHyperparameters(**changes), CIFAR10).iteration
     assert changed - plain == pytest.approx(more)
+
+
+def test_a_curvature_is_held_in_memory_for_a_group_of_images() -> None:
+    plain = predict_cost(IdmHyperparameters(), CIFAR10).peak_bytes
+    one = graph_bytes("convnet", 32, 64)
+    for changes, more in (
+        ({"curvature_of_images": 1.0}, 5 * one),
+        ({"curvature_of_networks": 1.0}, 0),  # 64 images five times, or the 400 of the set
+        ({"batch_train": 8, "curvature_of_images": 1.0, "curvature_of_networks": 1.0}, 5 * one),
+    ):
+        assert predict_cost(IdmHyperparameters(**changes), CIFAR10).peak_bytes == plain + more
+    single = {"image_step": "per_class", "factor": 1}
+    plain = predict_cost(IdmHyperparameters(**single), CIFAR10).peak_bytes
+    curved = predict_cost(IdmHyperparameters(**single, curvature_of_networks=1.0), CIFAR10)
+    assert curved.peak_bytes == plain + 5 * one - graph_bytes("convnet", 32, 10)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from rome_core import recipes
-from rome_core.recipes import SpecError
+from rome_core.recipes import SpecError, catalogue
+from rome_core.recipes.augmentation import spoils_whitened
 from rome_core.recipes.evaluate import ModelRef, Students
 from rome_core.recipes.hyperparameters import MethodHyperparameters, Perturbing
 from rome_core.recipes.problems import FieldProblem
@@ -72,3 +73,62 @@ def test_a_method_that_whitens_attacks_pixels_alone() -> None:
     assert Attacking(whitening="zca").model_dump()["whitening"] == "zca"
     with pytest.raises(ValueError, match="attack_domain=pixel"):
         Attacking(whitening="zca", attack_domain="reference")
+
+
+REAL: dict[str, Any] = {"perturbed": "real"}
+ROBUST: dict[str, Any] = {"expert_training": "adversarial"}
+
+
+@pytest.mark.parametrize(
+    ("method", "attacks", "field"),
+    [
+        ("dm", REAL, "augmentation"),
+        ("rome", {"perturbed": "synthetic"}, "augmentation"),
+        ("idm", {"perturbed": "both"}, "augmentation"),
+        ("dsa", REAL, "augmentation"),
+        ("mtt", ROBUST, "augmentation"),
+        ("robust_features", {}, "teacher_augmentation"),
+    ],
+)
+def test_whitened_images_are_not_attacked_after_their_color(
+    method: str, attacks: dict[str, Any], field: str
+) -> None:
+    recipe = catalogue.method(method)
+    assert recipe is not None
+    asked = {**attacks, "whitening": "zca", field: "color_crop_flip"}
+    with pytest.raises(ValueError, match=f"Value error, {field} and .*take crop_flip"):
+        recipe.hyperparameters(**asked)
+    recipe.hyperparameters(**{**asked, "whitening": "none"})
+    recipe.hyperparameters(**{**asked, field: "crop_flip"})
+
+
+@pytest.mark.parametrize(
+    ("method", "asked"),
+    [
+        ("dm", {}),
+        ("idm", {"perturbed": "none", "pool_training": "adversarial"}),  # not augmented
+        ("dc", {**REAL, "augmentation": "color"}),  # nor are these: it is the students' own
+        ("mtt", {}),
+        ("robust_features", {"teacher_training": "clean", "teacher_augmentation": "color"}),
+        ("robust_features", {"augmentation": "color"}),
+    ],
+)
+def test_color_is_welcome_where_nothing_is_attacked_after_it(
+    method: str, asked: dict[str, Any]
+) -> None:
+    recipe = catalogue.method(method)
+    assert recipe is not None
+    recipe.hyperparameters(**{**asked, "whitening": "zca"})
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kept"),
+    [("color", "none"), ("crop_color_flip", "crop_flip"), ("color_cutout", "cutout")],
+)
+def test_a_strategy_that_spoils_whitened_images_is_named_with_another(
+    strategy: str, kept: str
+) -> None:
+    spoilt = spoils_whitened(strategy)
+    assert spoilt is not None
+    assert spoilt[1].endswith(f"take {kept}")
+    assert spoils_whitened(kept) is None
