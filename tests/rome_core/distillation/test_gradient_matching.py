@@ -33,16 +33,13 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "dc": ("dc", {}),
     "dsa": ("dsa", {}),
     "dsa by corners": ("dsa", {"align_corners": True, "augmentation": "scale_rotate"}),
-    "dc from real images": ("dc", {"init": "real", "momentum": 0.0}),
-    "dsa from noise": ("dsa", {"init": "noise", "augmentation": "crop_scale"}),
-    "mse": ("dc", {"distance": "mse"}),
-    "cos": ("dsa", {"distance": "cos"}),
+    "mse, from real images": ("dc", {"distance": "mse", "init": "real", "momentum": 0.0}),
+    "cos, from noise": ("dsa", {"distance": "cos", "init": "noise", "augmentation": "crop_scale"}),
     "whole classes": ("dsa", {"batch_real": 1000}),
     "layer norm": ("dc", {"network": "convnet-d1-w4-layer-sigmoid-max"}),
     "mlp": ("dc", {"network": "mlp", "lr_img": 0.01}),
     "real attacked": ("dc", {"perturbed": "real"}),
     "synthetic attacked": ("dsa", {"perturbed": "synthetic"}),
-    "both attacked": ("dsa", {"perturbed": "both"}),
     "curved networks": ("dsa", {"curvature_of_networks": 2.0, "curvature_step": 0.5}),
     "curved images": ("dsa", {"curvature_of_images": 3.0, "curvature_step": 0.5}),
     "all of it": (
@@ -174,7 +171,7 @@ def test_the_table_sets_the_loops() -> None:
     assert (method.outer_loop, method.inner_loop, method.iterations) == (3, 25, 21)
 
 
-@pytest.mark.parametrize("made", [1, 2, 3, 4])
+@pytest.mark.parametrize("made", [1, 2, 4])
 def test_a_run_resumes_within_an_iteration_to_the_last_bit(tiny: Dataset, made: int) -> None:
     settings: dict[str, Any] = {"dtype": torch.float32, "perturbed": "both"}
     whole, first, second = (make(tiny, **settings) for _ in range(3))
