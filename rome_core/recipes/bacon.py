@@ -186,8 +186,8 @@ _TRIALS = (
                 **_QUICK,
                 "network": "convnet-w32",
                 "ce_weight": 5.0,
-                # A hundred iterations must do the work of thousands: at the published rate, 0.2, the
-                # images hardly move.
+                # A hundred iterations must do the work of thousands: at the published rate, 0.2,
+                # the images hardly move.
                 "lr_img": 2.0,
                 "batch_real": 48,
                 "net_num": 5,
