@@ -333,6 +333,7 @@ def test_the_set_s_own_whitening_counts_whatever_the_dataset_s_is(context: Conte
                 "net_num": 2,
                 "model_train_steps": 1,
                 "pgd_steps": 2,
+                "augmentation": "crop_cutout_scale_rotate",  # color is refused to attacks
                 "compile": "off",
             },
         },
