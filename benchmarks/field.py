@@ -53,7 +53,7 @@ class Settings:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Every method against random images.")
-    parser.add_argument("--quick", action="store_true", help="digits, one seed, dm alone")
+    parser.add_argument("--quick", action="store_true", help="digits, one seed, random and dm")
     parser.add_argument("--methods", help="comma-separated (default: every one)")
     parser.add_argument("--seeds", type=int, help="3 unless told")
     parser.add_argument("--students", type=int, default=2, help="a set and seed")

@@ -87,13 +87,13 @@ def concatenate(parts: Sequence[Augmentation]) -> Augmentation:
     )
 
 
-def apply(x: Tensor, augmentation: Augmentation, *, align_corners: bool = False) -> Tensor:
+def apply(x: Tensor, augmentation: Augmentation) -> Tensor:
     """Augment images of any units, (n, c, h, w) with h = w; differentiable, each image by itself.
 
     Every image meets its own operator alone, so a batch of several draws equals the draws one by
-    one, bit for bit. `align_corners` is the convention of scale and rotate: False is what the ROME
-    and BACON code runs with, True what the DSA paper's PyTorch did. Raises ValueError where the
-    numbers of images and rows differ.
+    one, bit for bit. Scale and rotate are linear about the centre, so the two conventions of
+    PyTorch, `align_corners` of the paper's and of today's, are one map of square images. Raises
+    ValueError where the numbers of images and rows differ.
     """
     if len(x) != len(augmentation):
         raise ValueError(f"{len(x)} images but {len(augmentation)} rows of augmentation")
@@ -114,7 +114,7 @@ def apply(x: Tensor, augmentation: Augmentation, *, align_corners: bool = False)
             case "flip":
                 block = torch.where(_wide(rows.flip, block), block.flip(3), block)
             case "scale" | "rotate":
-                block = _warp(block, rows, align_corners)
+                block = _warp(block, rows)
         out.append(block)
     return torch.cat(out) if len(out) > 1 else out[0]
 
@@ -239,20 +239,16 @@ def _cutout(x: Tensor, rows: Augmentation) -> Tensor:
     return x.masked_fill((within[:, 0, :, None] & within[:, 1, None, :]).unsqueeze(1), 0)
 
 
-def _warp(x: Tensor, rows: Augmentation, align_corners: bool) -> Tensor:
+def _warp(x: Tensor, rows: Augmentation) -> Tensor:
     size = x.shape[-1]
-    line = torch.linspace(-1, 1, size, dtype=x.dtype, device=x.device)
-    if not align_corners:
-        line = line * ((size - 1) / size)
+    line = torch.linspace(-1, 1, size, dtype=x.dtype, device=x.device) * ((size - 1) / size)
     across, down = line.view(1, 1, size), line.view(1, size, 1)
     # Written out, not affine_grid: its matrix product may round differently for other batch sizes.
     m = rows.affine.to(x)[:, :, :, None, None]  # (n, 2, 2, 1, 1)
     grid = torch.stack(
         [m[:, 0, 0] * across + m[:, 0, 1] * down, m[:, 1, 0] * across + m[:, 1, 1] * down], dim=3
     )  # (n, size, size, 2)
-    return F.grid_sample(
-        x, grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners
-    )
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _wide(values: Tensor, x: Tensor) -> Tensor:

@@ -137,16 +137,9 @@ class Dm:
         serial = self.iteration * hp.networks_per_iteration + turn
         network = self.material.network(hp.network, self.draws.network(serial))
         network.requires_grad_(False).eval()
-        rows = [
-            augment.draw(
-                hp.augmentation,
-                1,
-                size=self.material.size,
-                generator=self.draws.augmentation(self.iteration, turn, label),
-                siamese=True,
-            )
-            for label in range(self.classes)
-        ]
+        rows = self.material.augmentations(
+            hp.augmentation, self.iteration, turn, range(self.classes)
+        )
         targets = self._real_means(turn, network, rows)  # (classes, d)
         gradients, losses = [], []
         for some in self.material.groups([self.material.decoded] * self.classes, SYNTHETIC_GROUP):

@@ -144,7 +144,7 @@ class Gradients:
             )
             for number in numbers
         ]
-        x = augment.apply(x, augment.concatenate(drawn), align_corners=True)
+        x = augment.apply(x, augment.concatenate(drawn))
         if self._training.adversarial is None:
             return x
         attack = Attack(self._training.adversarial, model, space)

@@ -1,9 +1,9 @@
 """Training experts: networks on the real data, several at a time, every kept epoch stored at once.
 
 Owns the recipe. By default it is the published one of expert buffers (Cazenavette et al., CVPR
-2022): shuffled batches, the last partial one included, DSA with parameters per image in the
-convention of that code (`align_corners`), cross-entropy, plain SGD. Momentum, decay, a step in the
-rate, adversarial training and the curvature of the loss (GUARD, Xue et al. 2025) are options.
+2022): shuffled batches, the last partial one included, DSA with parameters per image,
+cross-entropy, plain SGD. Momentum, decay, a step in the rate, adversarial training and the
+curvature of the loss (GUARD, Xue et al. 2025) are options.
 
 An expert's draws are named by its number, epoch and batch, so it is the same whoever else is
 trained, and however many at a time.

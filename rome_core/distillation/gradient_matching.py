@@ -122,10 +122,6 @@ class GradientMatching(ABC, Generic[H]):
     def strategy(self) -> str:
         """The augmentation of matching, and of training networks."""
 
-    @property
-    def align_corners(self) -> bool:
-        return False
-
     # What the engine sees.
 
     @property
@@ -196,16 +192,7 @@ class GradientMatching(ABC, Generic[H]):
             iteration,
             turn,
             [self.draws.real(iteration, turn, c, members[c], most) for c in labels],
-            [
-                augment.draw(
-                    self.strategy,
-                    1,
-                    size=self.material.size,
-                    generator=self.draws.augmentation(iteration, turn, c),
-                    siamese=True,
-                )
-                for c in labels
-            ],
+            self.material.augmentations(self.strategy, iteration, turn, labels),
         )
 
     def _match(self, turn: _Turn) -> tuple[Tensor, dict[str, float]]:
@@ -259,7 +246,7 @@ class GradientMatching(ABC, Generic[H]):
     ) -> tuple[Tensor, Tensor]:
         """Images of some classes as they are matched, augmented and perhaps attacked; labels."""
         rows = [turn.rows[c].repeat_interleave(n) for c, n in zip(some, counts, strict=True)]
-        x = augment.apply(x, augment.concatenate(rows), align_corners=self.align_corners)
+        x = augment.apply(x, augment.concatenate(rows))
         labels = torch.arange(some.start, some.stop).repeat_interleave(torch.tensor(counts))
         labels = labels.to(x.device)
         self._count += len(x)
@@ -301,7 +288,7 @@ class GradientMatching(ABC, Generic[H]):
                 generator=draws,
                 siamese=False,
             )
-            x = augment.apply(self.images[chosen], rows, align_corners=self.align_corners)
+            x = augment.apply(self.images[chosen], rows)
             own = labels[chosen]
             gradients, logits = self._passes.train_gradient(self.weights, x, own)
             total += F.cross_entropy(logits, own, reduction="sum")
@@ -334,7 +321,3 @@ class Dsa(GradientMatching[DsaHyperparameters]):
     @property
     def strategy(self) -> str:
         return self.hyperparameters.augmentation
-
-    @property
-    def align_corners(self) -> bool:
-        return self.hyperparameters.align_corners

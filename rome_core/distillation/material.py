@@ -7,7 +7,7 @@ decoding of packed images. Every built-in method works on one of these. Must not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -104,6 +104,21 @@ class Material:
         tiles, _ = augment.expand(images, factor=self.factor)
         shape = tiles.shape[1:]
         return tiles.view(self.factor**2, k, self.ipc, *shape).transpose(0, 1).reshape(-1, *shape)
+
+    def augmentations(
+        self, strategy: str, iteration: int, turn: int, labels: Iterable[int]
+    ) -> list[augment.Augmentation]:
+        """What some classes' real and synthetic images are augmented by alike: a row each."""
+        return [
+            augment.draw(
+                strategy,
+                1,
+                size=self.size,
+                generator=self.draws.augmentation(iteration, turn, label),
+                siamese=True,
+            )
+            for label in labels
+        ]
 
     def network(self, spec: NetworkSpec | str, generator: torch.Generator) -> networks.Network:
         """A freshly initialised network for these images, in training mode."""

@@ -25,15 +25,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call
 
 from rome_core import augment
 from rome_core.data import Dataset
-from rome_core.distillation.curvature import curvature, curvature_by_images
+from rome_core.distillation.curvature import curvature_by_images, curvature_gradient
 from rome_core.distillation.draws import Draws
 from rome_core.distillation.material import Material
 from rome_core.distillation.perturbation import Perturbation
-from rome_core.distillation.pool import Member, Pool, State, meter
+from rome_core.distillation.pool import Member, Pool, meter
 from rome_core.errors import CoreError
 from rome_core.passes import Passes, Plan
 from rome_core.recipes.pool import PoolHyperparameters
@@ -42,7 +41,6 @@ from rome_core.synthetic import SyntheticSet
 # Images of one group: bounds memory, and changes no value beyond rounding.
 REAL_GROUP = 4096
 SYNTHETIC_GROUP = 512
-CURVATURE_GROUP = 64
 
 H = TypeVar("H", bound=PoolHyperparameters)
 
@@ -181,16 +179,9 @@ class PoolMatching(ABC, Generic[H]):
     def _match(self, turn: int, member: Member) -> dict[str, float]:
         """Pull the images towards the real ones in the features of one network."""
         hp = self.hyperparameters
-        rows = [
-            augment.draw(
-                hp.augmentation,
-                1,
-                size=self.material.size,
-                generator=self.draws.augmentation(self.iteration, turn, label),
-                siamese=True,
-            )
-            for label in range(self.classes)
-        ]
+        rows = self.material.augmentations(
+            hp.augmentation, self.iteration, turn, range(self.classes)
+        )
         targets = self._real_side(turn, member, rows)  # (s, classes, d)
         self._network.load_state_dict(member.weights)
         group = 1 if hp.image_step == "per_class" else SYNTHETIC_GROUP
@@ -304,8 +295,12 @@ class PoolMatching(ABC, Generic[H]):
                 x, labels = self._lesson(member, slot, step)
                 gradients, logits = self._passes.train_gradient(member.weights, x, labels)
                 if hp.curvature_of_networks:
-                    bend = self._curvature_gradient(member.weights, x, labels)
-                    gradients = {name: value + bend[name] for name, value in gradients.items()}
+                    bend = curvature_gradient(
+                        self._network, member.weights, x, labels, hp.curvature_step
+                    )
+                    self._count += 2 * len(x)
+                    for name, gradient in bend.items():
+                        gradients[name].add_(gradient, alpha=hp.curvature_of_networks)
                 member.descend(
                     gradients, lr=hp.lr_net, momentum=hp.net_momentum, decay=hp.net_decay
                 )
@@ -329,27 +324,6 @@ class PoolMatching(ABC, Generic[H]):
         if hp.pool_training == "adversarial":
             return attacked, labels
         return torch.cat([attacked, x]), labels.repeat(2)
-
-    def _curvature_gradient(self, weights: State, x: Tensor, labels: Tensor) -> State:
-        """Gradient by the weights of the images' mean curvature, times what that weighs."""
-        hp = self.hyperparameters
-        names = [name for name, _ in self._network.named_parameters()]
-        leaves = {name: weights[name].detach().requires_grad_() for name in names}
-        state = {**weights, **leaves}
-
-        def forward(images: Tensor) -> Tensor:
-            logits: Tensor = functional_call(self._network, state, (images,))
-            return logits
-
-        total = {name: torch.zeros_like(weights[name]) for name in names}
-        groups = (torch.split(whole, CURVATURE_GROUP) for whole in (x, labels))
-        for some, own in zip(*groups, strict=True):
-            bend = curvature(forward, some, own, hp.curvature_step, create_graph=True).sum()
-            gradients = torch.autograd.grad(bend, list(leaves.values()))
-            for name, gradient in zip(names, gradients, strict=True):
-                total[name].add_(gradient, alpha=hp.curvature_of_networks / len(x))
-        self._count += 2 * len(x)
-        return total
 
     # Shared by both.
 

@@ -56,7 +56,11 @@ class RobustFeatures:
         self._weights = {name: value.detach() for name, value in self.teacher.state_dict().items()}
         self._passes = Passes(self.teacher, plan)
         self._sources = self._drawn("targets")  # whose features are taken
-        self._wanted = self._features_of(self._sources) if hp.objective == "invert" else None
+        self._wanted = (
+            self._features(self.material.images(self._sources))
+            if hp.objective == "invert"
+            else None
+        )
         self.pixels = self._start()  # (classes * ipc, c, h, w) in [0, 1], class-major
 
     @property
@@ -118,16 +122,7 @@ class RobustFeatures:
         hp, m = self.hyperparameters, self.material
         gradients, total, seen = [], 0.0, 0
         for some in m.groups([m.ipc] * m.classes, GROUP):
-            rows = [
-                augment.draw(
-                    hp.augmentation,
-                    1,
-                    size=m.size,
-                    generator=self.draws.augmentation(self.iteration - 1, 0, label),
-                    siamese=True,
-                )
-                for label in some
-            ]
+            rows = m.augmentations(hp.augmentation, self.iteration - 1, 0, some)
             real = []
             for label, row in zip(some, rows, strict=True):
                 chosen = self.draws.real(
@@ -156,9 +151,6 @@ class RobustFeatures:
         """The same without a graph."""
         embedding, logits = self._passes.embed_and_logits(self._weights, x)
         return embedding if self.hyperparameters.layer == "features" else logits
-
-    def _features_of(self, positions: Tensor) -> Tensor:
-        return self._features(self.material.images(positions))
 
     def _drawn(self, purpose: str, *, skip: int = 0) -> Tensor:
         """Positions of ipc real images of each class, class-major, from place `skip` of its order.

@@ -56,7 +56,7 @@ class Step:
 
     def augmented(self, x: Tensor) -> Tensor:
         """Its images, (n, c, h, w), as the student sees them."""
-        return augment.apply(x, self.rows, align_corners=True)
+        return augment.apply(x, self.rows)
 
 
 @dataclass(frozen=True, eq=False)

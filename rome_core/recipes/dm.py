@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from rome_core.recipes import cost
 from rome_core.recipes.augmentation import SIGNS
@@ -88,15 +88,6 @@ class DmHyperparameters(MethodHyperparameters, Perturbing, CurvingImages, Select
         "100 on CIFAR-10.",
     )
     momentum: float = Field(0.5, ge=0, lt=1, description="SGD momentum of the images. Code: 0.5.")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.selection != "none" and self.eval_interval > self.iterations:
-            raise ValueError(
-                "eval_interval is above iterations, so nothing would ever be selected: lower it, "
-                "or set selection=none"
-            )
-        return self
 
 
 def images_per_class(hyperparameters: BaseModel, ipc: int) -> int:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from rome_core.recipes.cost import (
     CURVATURE_BY_IMAGES,
@@ -147,14 +147,10 @@ class GradientMatchingHyperparameters(
         "outer_loop of them.",
     )
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.outer_loop is not None and self.selects_nothing(self.outer_loop):
-            raise ValueError(
-                "eval_interval is above iterations times outer_loop, so nothing would ever be "
-                "selected: lower it, or set selection=none"
-            )
-        return self
+    @property
+    def judged_steps(self) -> int | None:
+        """Outer steps; how many an iteration has may follow from the images per class."""
+        return None if self.outer_loop is None else self.iterations * self.outer_loop
 
     def selects_nothing(self, outer_loop: int) -> bool:
         """Whether iterates are to be judged and a run has none to judge."""
@@ -182,12 +178,6 @@ class DsaHyperparameters(GradientMatchingHyperparameters):
         description="Differentiable Siamese augmentation: operators joined by underscores, one "
         "drawn per class and outer step. Networks, and students, are trained with the same "
         "operators, parameters per image.",
-    )
-    align_corners: bool = Field(
-        False,
-        description="How scale and rotate place pixels in matching and in training networks: by "
-        "their corners, as the PyTorch of the paper did, or by their centres, as the code does "
-        "with any later one.",
     )
 
 

@@ -48,10 +48,7 @@ def _dc(dataset: str, ipc: int) -> Preset:
 
 
 def _dsa(dataset: str, ipc: int) -> Preset:
-    notes = (
-        "Scale and rotation place pixels by their centres, as the code does with any PyTorch since "
-        "2019; the published runs had align_corners=true, less than a pixel apart. "
-    )
+    notes = ""
     if (dataset, ipc) == ("cifar100", 50):
         notes += "This one is in no table of the paper, only in those of later ones (42.8 %). "
     return Preset(

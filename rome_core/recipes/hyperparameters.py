@@ -14,10 +14,10 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from rome_core.recipes.attacks import FractionText
-from rome_core.recipes.augmentation import parse_strategy, spoils_whitened
+from rome_core.recipes.augmentation import OBJECTS, parse_strategy, spoils_whitened
 from rome_core.recipes.networks import parse as parse_network
 
-DSA = "color_crop_cutout_flip_scale_rotate"
+DSA = OBJECTS  # what its authors train with where a mirror changes nothing
 
 
 def _strategy(name: str) -> str:
@@ -171,6 +171,21 @@ class Selecting(BaseModel):
     )
     num_eval: int = Field(5, ge=1, le=100, description="Students trained for one such evaluation.")
     eval_epochs: int = Field(1_000, ge=1, le=100_000, description="Epochs of one such student.")
+
+    @property
+    def judged_steps(self) -> int | None:
+        """Steps of a run, which `eval_interval` counts; None where the model alone can't say."""
+        return getattr(self, "iterations", None)
+
+    @model_validator(mode="after")
+    def _something_is_judged(self) -> Self:
+        steps = self.judged_steps
+        if self.selection != "none" and steps is not None and self.eval_interval > steps:
+            raise ValueError(
+                f"eval_interval is above the {steps:,} steps of a run, so nothing would ever be "
+                "selected: lower it, or set selection=none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _robust_on_the_test_set_is_published(self) -> Self:

@@ -226,11 +226,6 @@ class MttHyperparameters(MethodHyperparameters, Curving, Selecting):
                 f"buffer_epochs is below {self.last_epoch}, the last epoch that is read "
                 "(max_start_epoch - 1 + expert_epochs): raise it, or leave it null"
             )
-        if self.selection != "none" and self.eval_interval > self.iterations:
-            raise ValueError(
-                "eval_interval is above iterations, so nothing would ever be selected: lower it, "
-                "or set selection=none"
-            )
         return self
 
 

@@ -174,11 +174,6 @@ class PoolHyperparameters(MethodHyperparameters, Perturbing, Curving, Selecting,
                     f"{name} is above the {smallest} networks of iteration 0: "
                     "lower it, or raise net_begin and net_num"
                 )
-        if self.selection != "none" and self.eval_interval > self.iterations:
-            raise ValueError(
-                "eval_interval is above iterations, so nothing would ever be selected: lower it, "
-                "or set selection=none"
-            )
         return self
 
 

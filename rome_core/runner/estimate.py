@@ -21,13 +21,12 @@ from rome_core.recipes.networks import parse
 
 @dataclass(frozen=True)
 class Estimate:
-    """Passes are forward passes of one image through `network`, each of `forward` operations.
+    """Passes are forward passes of one image, each of `forward` operations.
 
     `artifact_bytes` is the size of one synthetic set's file, without its companions, of float32
     images: the most that `full` takes, whose images may be stored as pixels in a quarter of it.
     """
 
-    network: str
     forward: int
     cost: Cost
     artifact_bytes: int
@@ -41,7 +40,7 @@ class Estimate:
             "total": self.cost.passes,
         }
         return {
-            "network": self.network,
+            "network": self.cost.network,
             "forward_operations": self.forward,
             "iterations": self.cost.iterations,
             "passes": passes,
@@ -75,7 +74,7 @@ def estimate(spec: Mapping[str, Any], data_root: Path) -> Estimate:
     stored = images * (4 * values + 8)
     if spec["hyperparameters"].get("whitening") == "zca":
         stored += 4 * values * (values + 2)  # the eigenvectors, their values and the mean
-    return Estimate(cost.network, work.operations, cost, stored)
+    return Estimate(work.operations, cost, stored)
 
 
 def _counted(name: str, data_root: Path) -> tuple[tuple[int, int, int], tuple[int, ...]]:

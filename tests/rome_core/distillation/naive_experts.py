@@ -85,7 +85,7 @@ def naive_expert(
                 generator=generator(*path, "augmentation", batch),
                 siamese=False,
             )
-            x = augment.apply(x, rows, align_corners=True)
+            x = augment.apply(x, rows)
             if training.adversarial is not None:
                 unit = torch.rand(x.shape, generator=generator(*path, "attack", batch))
                 x = torch.stack(

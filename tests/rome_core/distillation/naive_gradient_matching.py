@@ -120,7 +120,7 @@ class NaiveGradientMatching:
                 generator=self.draws.augmentation(self.iteration, self.outer, label),
                 siamese=True,
             )
-            x = augment.apply(x, drawn, align_corners=self.hp.align_corners)
+            x = augment.apply(x, drawn)
         if self.hp.perturbed in (side, "both"):
             made = self.draws.noise(self.iteration, self.outer, label, side)
             still = x.detach()
@@ -140,7 +140,7 @@ class NaiveGradientMatching:
                 drawn = augment.draw(
                     hp.augmentation, len(x), size=self.shape[1], generator=draws, siamese=False
                 )
-                x = augment.apply(x, drawn, align_corners=hp.align_corners)
+                x = augment.apply(x, drawn)
             loss = F.cross_entropy(self.network(x), labels)
             if hp.curvature_of_networks:
                 bend = self.curvature(x.requires_grad_(), labels)

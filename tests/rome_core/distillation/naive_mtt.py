@@ -142,7 +142,7 @@ class NaiveMtt:
         labels: Tensor,
     ) -> Tensor:
         chosen, rows = batch
-        x = augment.apply(images[chosen], rows, align_corners=True)
+        x = augment.apply(images[chosen], rows)
         return F.cross_entropy(functional_call(self.network, weights, (x,)), labels[chosen])
 
     def unrolled(

@@ -8,6 +8,8 @@ What a method adds is its distance and the weights of its two terms.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,7 +31,7 @@ class NaiveNetwork:
         self.accuracies: list[float] = []  # one a training step
 
 
-class NaivePool:
+class NaivePool(ABC):
     """The released codes' loop with every switch."""
 
     def __init__(
@@ -142,12 +144,13 @@ class NaivePool:
         loss.backward()
         self.optimiser.step()
 
+    @abstractmethod
     def matching(self, synthetic: Tensor, real: Tensor) -> Tensor:
         """The distance of a mean synthetic embedding (d,) from real embeddings (n, d)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def weights(self) -> tuple[float, float]:
-        raise NotImplementedError
+        """Of that distance and of the cross-entropy."""
 
     def accuracy(self, network: NaiveNetwork) -> float:
         hp, history = self.hp, network.accuracies

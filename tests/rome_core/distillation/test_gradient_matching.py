@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
 RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "dc": ("dc", {}),
     "dsa": ("dsa", {}),
-    "dsa by corners": ("dsa", {"align_corners": True, "augmentation": "scale_rotate"}),
+    "dsa by warps alone": ("dsa", {"augmentation": "scale_rotate"}),
     "mse, from real images": ("dc", {"distance": "mse", "init": "real", "momentum": 0.0}),
     "cos, from noise": ("dsa", {"distance": "cos", "init": "noise", "augmentation": "crop_scale"}),
     "whole classes": ("dsa", {"batch_real": 1000}),

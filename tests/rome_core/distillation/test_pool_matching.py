@@ -153,7 +153,6 @@ def test_groups_change_nothing(kind: str, tiny: Dataset, monkeypatch: pytest.Mon
         together.step()
     monkeypatch.setattr(pool_matching, "REAL_GROUP", 7)
     monkeypatch.setattr(pool_matching, "SYNTHETIC_GROUP", 9)
-    monkeypatch.setattr(pool_matching, "CURVATURE_GROUP", 3)
     monkeypatch.setattr(curvature, "GROUP", 5)
     for _ in range(2):
         apart.step()

@@ -19,7 +19,6 @@ from rome_core.distillation.robust_features import RobustFeatures
 from rome_core.networks import build
 from rome_core.passes import plan
 from rome_core.randomness import generator
-from rome_core.recipes import catalogue
 from rome_core.recipes.cost import CURVATURE_BY_WEIGHTS, Problem
 from rome_core.recipes.robust_features import RobustFeaturesHyperparameters, cost, experts
 
@@ -222,13 +221,6 @@ def test_its_cost_counts_teacher_and_images() -> None:
     assert still.iteration == 0
     matched = RobustFeaturesHyperparameters(**TINY, objective="class_mean")
     assert cost(matched, problem).iteration == 2 * 6 + 15
-
-
-def test_every_preset_is_a_whole_recipe() -> None:
-    recipe = catalogue.method("robust_features")
-    assert recipe is not None
-    for preset in recipe.presets.values():
-        recipe.hyperparameters.model_validate(dict(preset.hyperparameters))
 
 
 def test_a_file_of_experts_is_read_from_disk(tiny: Dataset, teacher: Experts) -> None:

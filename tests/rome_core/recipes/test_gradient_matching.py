@@ -99,7 +99,6 @@ def test_the_published_settings_field_by_field(method: str, dataset: str, ipc: i
     else:
         strategy = SIGNS if dataset in ("mnist", "svhn") else OBJECTS
         assert (got["init"], got["augmentation"]) == ("real", strategy)
-        assert not got["align_corners"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -162,12 +161,6 @@ def test_what_is_refused(
     with pytest.raises(ValidationError) as caught:
         model.model_validate({field: value})
     assert field in str(caught.value)
-
-
-def test_only_dsa_places_pixels() -> None:
-    assert DsaHyperparameters(align_corners=True).align_corners
-    with pytest.raises(ValidationError, match="align_corners"):
-        DcHyperparameters.model_validate({"align_corners": True})
 
 
 def test_nothing_can_be_selected_when_nothing_is_evaluated() -> None:
