@@ -14,11 +14,11 @@ Lines of --out are kept: a run that was stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,13 +26,12 @@ from typing import Any
 import torch
 
 from benchmarks._report import result
-from rome_core.recipes import canonical
-from rome_core.runner import Context, Outcome, run
+from benchmarks._trials import Place, Rows, accuracies
 
 PACKED = ("rome", "idm", "bacon")  # four images in one
 PLAIN = (
     *("random", "herding", "k-center", "k-means", "forgetting"),
-    *("dm", "dc", "dsa", "mtt"),
+    *("dm", "dc", "dsa", "mtt", "bptt"),
 )
 
 
@@ -46,9 +45,7 @@ class Settings:
     epochs: int
     epsilon: str
     images: int  # test images attacked
-    data_root: Path
-    cache: Path
-    threads: int
+    place: Place
 
 
 def main() -> None:
@@ -73,9 +70,7 @@ def main() -> None:
             epochs=arguments.epochs,
             epsilon=arguments.epsilon,
             images=arguments.images,
-            data_root=arguments.data_root,
-            cache=arguments.cache or Path(folder),
-            threads=arguments.threads,
+            place=Place(arguments.data_root, arguments.cache or Path(folder), arguments.threads),
         )
         usual = ("random", "dm") if arguments.quick else (*PLAIN, "random-packed", *PACKED)
         names = arguments.methods.split(",") if arguments.methods else usual
@@ -83,105 +78,63 @@ def main() -> None:
         rows = Rows(arguments.out)
         for seed in seeds:
             for name in names:
-                rows.measure(name, seed, settings)
+                rows.measure(name, seed, partial(measured, name, seed, settings))
     report(rows.found, names, list(seeds), settings)
 
 
-class Rows:
-    """One row a set: read back from the file where there is one."""
-
-    def __init__(self, file: Path | None) -> None:
-        self._file = file
-        kept = file.read_text().splitlines() if file is not None and file.is_file() else []
-        self.found: list[dict[str, Any]] = [json.loads(line) for line in kept]
-
-    def measure(self, name: str, seed: int, settings: Settings) -> None:
-        if any((row["method"], row["seed"]) == (name, seed) for row in self.found):
-            return
-        began = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            distilled = carried_out(spec_of(name, settings, seed), Path(folder) / "set", settings)
-            made = time.perf_counter() - began
-            file = next(out.path for out in distilled.outputs if out.name == "synthetic.pt")
-            judged = carried_out(
-                judgement(settings, seed), Path(folder) / "judged", settings, {"set": file}
-            )
-        shares = {
-            key.partition("/")[2]: value["mean"]
-            for key, value in judged.metrics.items()
-            if isinstance(value, Mapping) and "mean" in value
-        }
-        row = {
-            "method": name,
-            "seed": seed,
-            "clean": shares["clean"],
-            "robust": shares["pgd/untargeted"],
-            "seconds": round(made, 1),
-            "iterations": distilled.metrics["iterations"],
-        }
-        self.found.append(row)
-        print(json.dumps(row), flush=True)
-        if self._file is not None:
-            with self._file.open("a") as lines:
-                lines.write(json.dumps(row) + "\n")
+def measured(name: str, seed: int, settings: Settings) -> dict[str, Any]:
+    """One set, made and judged."""
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        place = settings.place
+        distilled = place.carry_out(set_of(name, settings), Path(folder) / "set", seed=seed)
+        made = time.perf_counter() - began
+        file = next(out.path for out in distilled.outputs if out.name == "synthetic.pt")
+        judged = place.carry_out(
+            judgement(settings), Path(folder) / "judged", seed=seed, inputs={"set": file}
+        )
+    shares = accuracies(judged)
+    return {
+        "clean": shares["clean"],
+        "robust": shares["pgd/untargeted"],
+        "seconds": round(made, 1),
+        "iterations": distilled.metrics["iterations"],
+    }
 
 
-def spec_of(name: str, settings: Settings, seed: int) -> dict[str, Any]:
-    """The canonical spec of one set."""
+def set_of(name: str, settings: Settings) -> dict[str, Any]:
+    """The spec of one set."""
     if name.startswith("random"):
-        factor = 2 if name == "random-packed" else 1
-        body: dict[str, Any] = {
+        return {
+            "kind": "distill",
             "method": "random",
             "dataset": settings.dataset,
             "ipc": 10,
-            "hyperparameters": {"factor": factor},
+            "hyperparameters": {"factor": 2 if name == "random-packed" else 1},
         }
-    else:
-        body = {"preset": f"{name}-quick-{settings.dataset}-ipc10"}
-    return canonical({"kind": "distill", **body}, seed=seed)
+    return {"kind": "distill", "preset": f"{name}-quick-{settings.dataset}-ipc10"}
 
 
-def judgement(settings: Settings, seed: int) -> dict[str, Any]:
+def judgement(settings: Settings) -> dict[str, Any]:
     """The same students and the same attack for every set, with the augmentation for all alike."""
     signs = settings.dataset == "digits"
-    return canonical(
-        {
-            "kind": "evaluate",
-            "artifact": "set",
-            "protocols": ["pixel"],
-            "attacks": ["clean", "pgd"],
-            "modes": ["untargeted"],
-            "overrides": {"pgd": {"epsilon": settings.epsilon, "steps": 10}},
-            "limit": settings.images,
-            "students": {
-                "count": settings.students,
-                "network": settings.network,
-                "epochs": settings.epochs,
-                "augmentation": "color_crop_cutout_scale_rotate"
-                if signs
-                else "color_crop_cutout_flip_scale_rotate",
-            },
+    return {
+        "kind": "evaluate",
+        "artifact": "set",
+        "protocols": ["pixel"],
+        "attacks": ["clean", "pgd"],
+        "modes": ["untargeted"],
+        "overrides": {"pgd": {"epsilon": settings.epsilon, "steps": 10}},
+        "limit": settings.images,
+        "students": {
+            "count": settings.students,
+            "network": settings.network,
+            "epochs": settings.epochs,
+            "augmentation": "color_crop_cutout_scale_rotate"
+            if signs
+            else "color_crop_cutout_flip_scale_rotate",
         },
-        seed=seed,
-    )
-
-
-def carried_out(
-    spec: dict[str, Any],
-    workdir: Path,
-    settings: Settings,
-    inputs: Mapping[str, Path] | None = None,
-) -> Outcome:
-    return run(
-        spec,
-        Context(
-            workdir=workdir,
-            data_root=settings.data_root,
-            inputs=inputs or {},
-            cache=settings.cache,
-            threads=settings.threads,
-        ),
-    )
+    }
 
 
 def report(

@@ -50,6 +50,7 @@ def _card(synthetic: SyntheticSet, spec: Mapping[str, Any]) -> str:
         "",
         f"* method `{synthetic.method}`, preset `{spec['preset'] or 'none'}`"
         + (f", overriding {', '.join(spec['overrides'])}" if spec["overrides"] else ""),
+        *([f"* network `{synthetic.network}`"] if synthetic.network else []),
         f"* seed {spec['seed']}",
         f"* spec sha256 `{spec_hash(spec)}`",
         "",

@@ -21,6 +21,7 @@ from rome_core.data import Dataset
 from rome_core.errors import CoreError
 from rome_core.files import write_atomically
 from rome_core.recipes.datasets import DATASETS
+from rome_core.recipes.networks import parse
 from rome_core.space import Normalised, Space, Zca
 
 FORMAT = "rome-synthetic-set"
@@ -42,7 +43,9 @@ class SyntheticSet:
     students should train with, `learning_rate` the rate they should start from, learned or the
     method's own. `soft_labels`, where a method makes any, are probabilities (factor^2 * n, classes)
     float32, a row a *decoded* image in the order of `augment.expand`; `labels` say the true class
-    all the same. `preset` is the preset it was made by, if any. `storage` uint8 says
+    all the same. `preset` is the preset it was made by and `network` the catalogue's name of the
+    network it was made with, None where there is none, as of a random subset, or where an older
+    file does not say. `storage` uint8 says
     that files hold pixels of 256 levels, from which `images` follow to the last bit: for real
     images as they are, in a quarter of the space.
     """
@@ -60,6 +63,7 @@ class SyntheticSet:
     preset: str | None = None
     soft_labels: Tensor | None = None
     storage: Literal["float32", "uint8"] = "float32"
+    network: str | None = None
 
     @classmethod
     def of(
@@ -118,6 +122,7 @@ class SyntheticSet:
         """All but the tensors, as JSON."""
         return {
             **self._described(),
+            "network": self.network,
             "space": self.space.name,
             "labels": "hard" if self.soft_labels is None else "soft",
         }
@@ -142,6 +147,7 @@ class SyntheticSet:
             "augmentation": self.augmentation,
             "learning_rate": self.learning_rate,
             **({} if floats else {"storage": self.storage}),
+            **({} if self.network is None else {"network": self.network}),
         }
 
     def _stored(self) -> tuple[str, Tensor]:
@@ -334,6 +340,7 @@ def _ours(
             preset=None if content["preset"] is None else str(content["preset"]),
             soft_labels=content.get("soft_labels"),
             storage="uint8" if content.get("storage") == "uint8" else "float32",
+            network=None if content.get("network") is None else str(content["network"]),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _invalid(path, f"its metadata lack or garble {error}") from error
@@ -367,6 +374,11 @@ def _check(path: Path, synthetic: SyntheticSet) -> None:
         augment.parse_strategy(synthetic.augmentation)
     except ValueError as error:
         raise _invalid(path, f"its augmentation is unknown: {error}") from error
+    try:
+        if synthetic.network is not None:
+            parse(synthetic.network)
+    except ValueError as error:
+        raise _invalid(path, f"its network is unknown: {error}") from error
     if synthetic.soft_labels is not None:
         _check_soft_labels(path, synthetic, synthetic.soft_labels)
 

@@ -103,7 +103,9 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--factor", type=int, help="of a bare reference file: 2 if packed")
     parser.add_argument("--students", type=int, help="how many to train (default 5)")
     parser.add_argument("--epochs", type=int, help="of each student (default 1000)")
-    parser.add_argument("--network", help="of the students (default convnet), or of checkpoints")
+    parser.add_argument(
+        "--network", help="of the students (default: the set's own), or of checkpoints"
+    )
     parser.add_argument(
         "--protocol",
         help="comma-separated: rome-2025 (published), pixel (default), quick (CPU-sized)",

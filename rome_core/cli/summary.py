@@ -185,8 +185,9 @@ def _learned(report: Mapping[str, Any]) -> str:
     told = report["set"]
     space = {"normalised": "normalised", "zca": "ZCA-whitened"}[report["subjects"][0]["space"]]
     return (
-        f"Students started from a learning rate of {told['learning_rate']:g} and learned "
-        f"{told['labels']} labels of {told['training_images']:,} {space} images."
+        f"Students of {told['network']} started from a learning rate of "
+        f"{told['learning_rate']:g} and learned {told['labels']} labels of "
+        f"{told['training_images']:,} {space} images."
     )
 
 

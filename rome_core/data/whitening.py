@@ -28,8 +28,8 @@ FITTED = 1
 """Version of the fit: another one makes what lies in caches worthless."""
 
 MOST_VALUES = 4096
-"""Of an image. On one core 3x32x32 take half a minute; 3x64x64 would take some 64 times as long,
-in which nobody hears of progress, and a set 600 MB."""
+"""Of an image. CIFAR-10, 50,000 images of 3x32x32, takes 28 s of one core, in which nobody hears of
+progress and no run stops; 3x64x64 would take some 64 times as long, and a set 600 MB."""
 
 _TENSORS = ("mean", "eigenvectors", "eigenvalues")
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from rome_core.recipes.cost import CURVATURE_GROUP as GROUP
+from rome_core.recipes.hyperparameters import CurvingImages
 
 
 def curvature(
@@ -55,21 +56,46 @@ def curvature(
 
 
 def curvature_by_images(
-    forward: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor, step: float
+    forward: Callable[[Tensor], Tensor],
+    x: Tensor,
+    labels: Tensor,
+    step: float,
+    *,
+    group: int | None = None,
+    share: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """The curvature of each image, (n,), and its gradient by that image, (n, c, h, w).
 
     As `curvature` has it, group by group, so that few images' graphs are ever held. Neither is part
-    of a graph.
+    of a graph. `share` is what gradients are divided by: n makes them those of the mean.
     """
+    group = group or GROUP
     bends, slopes = [], []
-    for some, own in zip(torch.split(x.detach(), GROUP), torch.split(labels, GROUP), strict=True):
+    for some, own in zip(torch.split(x.detach(), group), torch.split(labels, group), strict=True):
         leaf = some.requires_grad_()
         bend = curvature(forward, leaf, own, step, create_graph=True)
-        (slope,) = torch.autograd.grad(bend.sum(), leaf)
+        (slope,) = torch.autograd.grad(bend.sum() / share, leaf)
         bends.append(bend.detach())
         slopes.append(slope)
     return torch.cat(bends), torch.cat(slopes)
+
+
+def curvature_by_classes(
+    forward: Callable[[Tensor], Tensor],
+    x: Tensor,
+    labels: Tensor,
+    k: int,
+    settings: CurvingImages,
+) -> tuple[Tensor, Tensor]:
+    """The mean curvature of each of k classes' images, (k,), and what pulls the images to less, ().
+
+    The latter is to be added to the classes' summed losses: its gradient, by whatever `x` was made
+    from, is that of the weight in `settings` times the summed means, and what it comes to is
+    nobody's loss. `x` (n, c, h, w) holds equally many images of each class, one after the other.
+    """
+    bend, slope = curvature_by_images(forward, x, labels, settings.curvature_step)
+    pull = settings.curvature_of_images / (len(x) // k) * (x * slope).sum()
+    return bend.view(k, -1).mean(dim=1), pull
 
 
 def curvature_gradient(

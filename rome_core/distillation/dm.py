@@ -17,20 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rome_core import augment
-from rome_core.attacks.gradient import Model
 from rome_core.data import Dataset
-from rome_core.distillation.curvature import curvature_by_images
+from rome_core.distillation.class_losses import Losses, means, told
+from rome_core.distillation.curvature import curvature_by_classes
+from rome_core.distillation.divergence import check_finite
 from rome_core.distillation.draws import Draws
 from rome_core.distillation.material import Material
 from rome_core.distillation.perturbation import Perturbation
-from rome_core.errors import CoreError
+from rome_core.distillation.sides import Sides, Turn
 from rome_core.networks import Network
 from rome_core.passes import Passes, Plan
-from rome_core.recipes.dm import SYNTHETIC_GROUP, DmHyperparameters
+from rome_core.recipes.cost import SYNTHETIC_GROUP
+from rome_core.recipes.dm import DmHyperparameters
 from rome_core.synthetic import SyntheticSet
-
-REAL_GROUP = 4096  # images of one group: bounds memory, and changes no value beyond rounding
 
 
 class Dm:
@@ -59,7 +58,7 @@ class Dm:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.hyperparameters = hp = hyperparameters
-        self.dataset, self.ipc, self.classes = dataset, ipc, dataset.classes
+        self.ipc, self.classes = ipc, dataset.classes
         self.iterations = hp.iterations
         self.iteration = 0  # updates made
         self.draws = Draws(seed)
@@ -68,11 +67,16 @@ class Dm:
             self.draws,
             ipc=ipc,
             factor=hp.factor,
-            holdout=hp.holdout if hp.selection == "holdout" else None,
+            holdout=hp.kept_out,
             device=device,
             dtype=dtype,
         )
-        self._perturbation = None if hp.perturbed == "none" else Perturbation(hp, self.material)
+        self._sides = Sides(
+            self.material,
+            None if hp.perturbed == "none" else Perturbation(hp, self.material),
+            strategy=hp.augmentation,
+            batch_real=hp.batch_real,
+        )
         self._passes = Passes(self.material.network(hp.network, self.draws.network(0)), plan)
         self.images = self.material.start(hp.init)  # (classes * ipc, c, h, w), class-major
         self._velocity = torch.zeros_like(self.images)
@@ -104,13 +108,7 @@ class Dm:
                 scalars[name] = scalars.get(name, 0.0) + value / hp.networks_per_iteration
         self._velocity.mul_(hp.momentum).add_(gradient)
         self.images.sub_(self._velocity, alpha=hp.lr_img)
-        if not torch.isfinite(self.images).all():
-            raise CoreError(
-                "diverged",
-                f"The synthetic images are no longer finite after iteration {self.iteration}.",
-                "Lower lr_img.",
-                field="hyperparameters.lr_img",
-            )
+        check_finite(self.images, after=f"iteration {self.iteration}", remedy="Lower lr_img.")
         self.iteration += 1
         return {**scalars, "images": float(self._count)}
 
@@ -131,93 +129,47 @@ class Dm:
             self.images, augmentation=self.hyperparameters.augmentation, method="dm"
         )
 
-    def _match(self, turn: int) -> tuple[Tensor, dict[str, float]]:
+    def _match(self, number: int) -> tuple[Tensor, dict[str, float]]:
         """Gradient of one random network's summed losses by all images, and their means."""
         hp = self.hyperparameters
-        serial = self.iteration * hp.networks_per_iteration + turn
+        serial = self.iteration * hp.networks_per_iteration + number
         network = self.material.network(hp.network, self.draws.network(serial))
         network.requires_grad_(False).eval()
-        rows = self.material.augmentations(
-            hp.augmentation, self.iteration, turn, range(self.classes)
-        )
-        targets = self._real_means(turn, network, rows)  # (classes, d)
+        turn = self._sides.draw(self.iteration, number)
+        targets = self._real_means(turn, network)  # (classes, d)
         gradients, losses = [], []
         for some in self.material.groups([self.material.decoded] * self.classes, SYNTHETIC_GROUP):
-            gradient, parts = self._gradient(turn, network, some, rows, targets)
+            gradient, parts = self._gradient(turn, network, some, targets)
             gradients.append(gradient)
             losses.append(parts)
-        means = {name: torch.cat([part[name] for part in losses]).mean() for name in losses[0]}
-        return torch.cat(gradients), {name: mean.item() for name, mean in means.items()}
+        return torch.cat(gradients), means(losses)
 
-    def _real_means(self, turn: int, network: Network, rows: list[augment.Augmentation]) -> Tensor:
+    def _real_means(self, turn: Turn, network: Network) -> Tensor:
         """Mean embedding of each class's real images, augmented, perhaps attacked: (classes, d)."""
-        hp, members, state = self.hyperparameters, self.material.members, network.state_dict()
-        held = [min(len(positions), hp.batch_real) for positions in members]
-        means = []
-        for some in self.material.groups(held, REAL_GROUP):
-            counts = [held[c] for c in some]
-            chosen = [
-                self.draws.real(self.iteration, turn, c, members[c], hp.batch_real) for c in some
-            ]
-            x = self.material.images(torch.cat(chosen))  # (n, c, h, w)
-            drawn = [rows[c].repeat_interleave(n) for c, n in zip(some, counts, strict=True)]
-            x = augment.apply(x, augment.concatenate(drawn))
-            if hp.perturbed in ("real", "both"):
-                labels = torch.arange(some.start, some.stop).repeat_interleave(torch.tensor(counts))
-                x = self._attack(self._passes.bind(state), turn, some, x, labels, counts, "real")
-            embeddings = self._passes.embed(state, x)
-            self._count += len(x)
-            means += [part.mean(dim=0) for part in torch.split(embeddings, counts)]
-        return torch.stack(means)
+        made = []
+        for embeddings in self._sides.embedded(self._passes, network.state_dict(), turn):
+            self._count += len(embeddings) * self._sides.passes("real")
+            made.append(embeddings.mean(dim=0))
+        return torch.stack(made)
 
     def _gradient(
-        self,
-        turn: int,
-        network: Network,
-        some: range,
-        rows: list[augment.Augmentation],
-        targets: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self, turn: Turn, network: Network, some: range, targets: Tensor
+    ) -> tuple[Tensor, Losses]:
         """Gradient of the summed losses of some classes by their images, and the losses, (k,)."""
         hp, k = self.hyperparameters, len(some)
         leaf = self.images[some.start * self.ipc : some.stop * self.ipc].detach().requires_grad_()
-        x = self.material.decode(leaf, k)  # (k * m, c, h, w), class-major
-        m = len(x) // k
-        drawn = augment.concatenate([rows[c] for c in some]).repeat_interleave(m)
-        x = augment.apply(x, drawn)
-        labels = torch.arange(some.start, some.stop).repeat_interleave(m).to(x.device)
-        if hp.perturbed in ("synthetic", "both"):
-            model = self._passes.bind(network.state_dict())
-            attacked = self._attack(model, turn, some, x.detach(), labels, [m] * k, "synthetic")
-            # The perturbation is a constant: gradients reach the images through the sum alone.
-            x = x + (attacked - x).detach()
-        self._count += len(x)
-        means = network.embed(x).view(k, m, -1).mean(dim=1)
-        loss = (means - targets[some.start : some.stop]).square().sum(dim=1)
+        shown = self._sides.synthetic(turn, some, leaf)
+        x = self._sides.moved(self._passes.bind(network.state_dict()), turn, shown)
+        self._count += len(x) * self._sides.passes("synthetic")
+        embeddings = network.embed(x).view(k, len(x) // k, -1).mean(dim=1)
+        loss = (embeddings - targets[some.start : some.stop]).square().sum(dim=1)
         pulled = loss.sum()
         parts: dict[str, Tensor] = {}
         if hp.curvature_of_images:
-            bend, slope = curvature_by_images(network, x, labels, hp.curvature_step)
-            parts = {"matching_loss": loss, "curvature": bend.view(k, m).mean(dim=1)}
-            # Whose gradient is that of the mean curvature; what it comes to is nobody's loss.
-            pulled = pulled + hp.curvature_of_images / m * (x * slope).sum()
-            loss = loss + hp.curvature_of_images * parts["curvature"]
+            bend, pull = curvature_by_classes(network, x, shown.labels, k, hp)
+            parts = {"matching_loss": loss, "curvature": bend}
+            pulled = pulled + pull
+            loss = loss + hp.curvature_of_images * bend
             self._count += 2 * len(x)
         (gradient,) = torch.autograd.grad(pulled, leaf)
-        return gradient, {"loss": loss.detach(), **{n: part.detach() for n, part in parts.items()}}
-
-    def _attack(
-        self,
-        model: Model,
-        turn: int,
-        some: range,
-        x: Tensor,
-        labels: Tensor,
-        counts: list[int],
-        side: str,
-    ) -> Tensor:
-        """Some classes' images to attacked ones, each class's start from its own draw."""
-        assert self._perturbation is not None, "made wherever anything is attacked"
-        self._count += len(x) * self._perturbation.budget.steps
-        made = [self.draws.noise(self.iteration, turn, label, side) for label in some]
-        return self._perturbation(model, x, labels, self._perturbation.noise(counts, made))
+        return gradient, told(loss, parts)

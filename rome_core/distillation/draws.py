@@ -1,4 +1,4 @@
-"""The random draws that distillation methods share, by name.
+"""The random draws of distillation methods and of experts, by name.
 
 Owns the paths under the run's seed, so that two programs with the same seed and the same names
 make the same draws in any order, and a resumed run those of an undisturbed one. Holds no state.
@@ -79,6 +79,11 @@ class Draws:
         made = generator(self.seed, "trajectory", "epoch", iteration)
         return int(torch.randint(low, high, (1,), generator=made))
 
+    def student_steps(self, iteration: int, low: int, high: int) -> int:
+        """How many steps an iteration's student makes, in low .. high."""
+        made = generator(self.seed, "trajectory", "steps", iteration)
+        return int(torch.randint(low, high + 1, (1,), generator=made))
+
     def student_order(self, iteration: int, step: int, count: int) -> Tensor:
         """The order of the `count` synthetic images that a student sees from its `step` on."""
         made = generator(self.seed, "trajectory", "order", iteration, step)
@@ -95,6 +100,40 @@ class Draws:
     def coreset(self, label: int, restart: int = 0) -> torch.Generator:
         """What a choice of a class's images leaves to chance: its start, or the order of ties."""
         return generator(self.seed, "coreset", label, restart)
+
+    def feature_sources(self, label: int) -> torch.Generator:
+        """The order of a class's real images, of which the first give a set their features."""
+        return generator(self.seed, "robust features", "targets", label)
+
+    def feature_start(self) -> torch.Generator:
+        """What the images that take these features start from, if not from images of the class."""
+        return generator(self.seed, "robust features", "start")
+
+
+@dataclass(frozen=True)
+class ExpertDraws:
+    """The draws of experts, by number, so that each is the same whoever else is trained."""
+
+    seed: int
+
+    def network(self, number: int) -> torch.Generator:
+        """Its weights before the first epoch."""
+        return generator(self.seed, "experts", number, "network")
+
+    def order(self, number: int, epoch: int) -> torch.Generator:
+        """The order of the training images in an epoch."""
+        return self._of(number, epoch, "order")
+
+    def augmentation(self, number: int, epoch: int, batch: int) -> torch.Generator:
+        """The augmentation of each image of a batch."""
+        return self._of(number, epoch, "augmentation", batch)
+
+    def noise(self, number: int, epoch: int, batch: int) -> torch.Generator:
+        """The random start of the attack on that batch."""
+        return self._of(number, epoch, "attack", batch)
+
+    def _of(self, number: int, epoch: int, *what: str | int) -> torch.Generator:
+        return generator(self.seed, "experts", number, "epoch", epoch, *what)
 
 
 def _distinct(made: torch.Generator, population: int, count: int) -> list[int]:

@@ -17,10 +17,10 @@ from rome_core import augment, networks
 from rome_core.attacks.gradient import Model
 from rome_core.data import Dataset
 from rome_core.distillation.curvature import curvature
+from rome_core.distillation.draws import ExpertDraws
 from rome_core.distillation.experts import Layout
 from rome_core.evaluation.students import Attack
 from rome_core.passes import Passes, Plan
-from rome_core.randomness import generator
 from rome_core.recipes.experts import ExpertTraining
 from rome_core.recipes.networks import parse
 
@@ -43,7 +43,7 @@ class Gradients:
     ) -> None:
         self.plan, self.stacked = plan, stacked
         self.device, self.dtype = torch.device(device), dtype
-        self._dataset, self._training, self._seed = dataset, training, seed
+        self._dataset, self._training, self._draws = dataset, training, ExpertDraws(seed)
         self._pixels = dataset.train_images.to(self.device)
         self.labels = dataset.train_labels.to(self.device)  # (n,)
         channels, size, _ = dataset.shape
@@ -62,14 +62,14 @@ class Gradients:
             channels=self._skeleton.channels,
             size=self._skeleton.size,
             classes=self._skeleton.classes,
-            generator=generator(self._seed, "experts", number, "network"),
+            generator=self._draws.network(number),
         )
         weights = self.layout.flat(dict(network.named_parameters())).detach()
         return weights.to(self.device, self.dtype)
 
     def order(self, number: int, epoch: int) -> Tensor:
         """Positions of the training images in the order an expert sees them: (n,)."""
-        made = self._draw(number, epoch, "order")
+        made = self._draws.order(number, epoch)
         return torch.randperm(len(self.labels), generator=made).to(self.device)
 
     def of(
@@ -136,10 +136,10 @@ class Gradients:
         x = space.from_pixels(self._pixels[chosen.flatten()].to(self.dtype))
         drawn = [
             augment.draw(
-                self._training.augmentation,
+                self._training.augmentation or self._dataset.augmentation,
                 b,
                 size=x.shape[-1],
-                generator=self._draw(number, epoch, "augmentation", batch),
+                generator=self._draws.augmentation(number, epoch, batch),
                 siamese=False,
             )
             for number in numbers
@@ -149,9 +149,7 @@ class Gradients:
             return x
         attack = Attack(self._training.adversarial, model, space)
         one = x[:b].cpu()
-        starts = [
-            attack.noise(one, self._draw(number, epoch, "attack", batch)) for number in numbers
-        ]
+        starts = [attack.noise(one, self._draws.noise(number, epoch, batch)) for number in numbers]
         return attack(x, labels, noise=torch.cat(starts).to(x))
 
     def _alone(self, weights: Tensor) -> Model:
@@ -175,6 +173,3 @@ class Gradients:
             return vmap(one)(states, x.view(len(weights), -1, *x.shape[1:])).flatten(0, 1)
 
         return forward
-
-    def _draw(self, number: int, epoch: int, *what: str | int) -> torch.Generator:
-        return generator(self._seed, "experts", number, "epoch", epoch, *what)

@@ -24,9 +24,9 @@ from torch import Tensor
 from rome_core import networks
 from rome_core.data import Dataset
 from rome_core.distillation.checkpoints import Checkpoints, Stored
+from rome_core.distillation.divergence import check_finite
 from rome_core.distillation.expert_gradients import Gradients
 from rome_core.distillation.experts import About, Records, write
-from rome_core.errors import CoreError
 from rome_core.passes import Plan
 from rome_core.recipes.experts import ExpertTraining
 from rome_core.recipes.networks import parse
@@ -109,6 +109,7 @@ class ExpertsTraining:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
+        training = training.settled(dataset.augmentation)
         self.training, self.seed = training, seed
         self._dataset, self._checkpoints, self._group_size = dataset, checkpoints, group
         self._gradients = Gradients(
@@ -234,13 +235,8 @@ class ExpertsTraining:
         return -(-self._images // self.training.batch)
 
     @property
-    def _passes_an_image(self) -> int:
-        attack = self.training.adversarial
-        return 1 + (attack.steps if attack else 0)
-
-    @property
     def _batches_a_step(self) -> int:
-        return max(1, STEP_IMAGES // (self.training.batch * self._passes_an_image))
+        return max(1, STEP_IMAGES // (self.training.batch * self.training.passes_an_image))
 
     @property
     def _steps(self) -> int:
@@ -276,7 +272,7 @@ class ExpertsTraining:
         )
         self._record(group, chosen, logits)
         self._descend(group, gradient)
-        return chosen.numel() * self._passes_an_image
+        return chosen.numel() * self.training.passes_an_image
 
     def _record(self, group: _Group, chosen: Tensor, logits: Tensor) -> None:
         """Accuracy, loss and forgetting, of images as they were trained on, before the update."""
@@ -302,14 +298,14 @@ class ExpertsTraining:
         group.weights.sub_(gradient, alpha=rate)
 
     def _end_epoch(self, group: _Group) -> None:
-        if not bool(group.loss.isfinite().all() and group.weights.isfinite().all()):
-            raise CoreError(
-                "diverged",
-                f"Experts {group.first} to {group.numbers[-1]} are no longer finite after epoch "
-                f"{group.epoch + 1}.",
-                "Lower their learning rate.",
-                "learning_rate",
-            )
+        check_finite(
+            group.loss,
+            group.weights,
+            what=f"Experts {group.first} to {group.numbers[-1]}",
+            after=f"epoch {group.epoch + 1}",
+            remedy="Lower their learning rate.",
+            field="learning_rate",
+        )
         for row, number in enumerate(group.numbers):
             record = self._records[number]
             record["train_loss"].append(float(group.loss[row]) / self._images)

@@ -19,8 +19,7 @@ One outer step is one step of the engine.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +29,14 @@ from torch.func import functional_call
 from rome_core import augment
 from rome_core.data import Dataset
 from rome_core.distillation.class_gradients import ClassGradients, State
+from rome_core.distillation.class_losses import Losses, means, told
 from rome_core.distillation.curvature import curvature, curvature_gradient
+from rome_core.distillation.divergence import check_finite
 from rome_core.distillation.draws import Draws
 from rome_core.distillation.gradient_distance import DISTANCES, Gradients
 from rome_core.distillation.material import Material
 from rome_core.distillation.perturbation import Perturbation
+from rome_core.distillation.sides import Shown, Sides, Turn
 from rome_core.errors import CoreError
 from rome_core.passes import Passes, Plan
 from rome_core.recipes.gradient_matching import (
@@ -48,16 +50,6 @@ from rome_core.synthetic import SyntheticSet
 GROUP = 2048  # images whose gradients are held at once: bounds memory, changes no value
 
 H = TypeVar("H", bound=GradientMatchingHyperparameters)
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """One outer step of one iteration, and what was drawn for it, by class."""
-
-    iteration: int
-    turn: int
-    real: list[Tensor]  # positions of the real images
-    rows: list[augment.Augmentation]  # one row each
 
 
 class GradientMatching(ABC, Generic[H]):
@@ -88,7 +80,7 @@ class GradientMatching(ABC, Generic[H]):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.hyperparameters = hp = hyperparameters
-        self.dataset, self.ipc, self.classes = dataset, ipc, dataset.classes
+        self.ipc, self.classes = ipc, dataset.classes
         self.outer_loop, self.inner_loop = loops(ipc, hp.outer_loop, hp.inner_loop)
         self.iterations = hp.iterations * self.outer_loop
         if hp.selects_nothing(self.outer_loop):
@@ -104,11 +96,16 @@ class GradientMatching(ABC, Generic[H]):
             dataset,
             self.draws,
             ipc=ipc,
-            holdout=hp.holdout if hp.selection == "holdout" else None,
+            holdout=hp.kept_out,
             device=device,
             dtype=dtype,
         )
-        self._perturbation = Perturbation(hp, self.material) if hp.perturbed != "none" else None
+        self._sides = Sides(
+            self.material,
+            None if hp.perturbed == "none" else Perturbation(hp, self.material),
+            strategy=self.strategy,
+            batch_real=hp.batch_real,
+        )
         skeletons = [self.material.network(hp.network, self.draws.network(0)) for _ in range(2)]
         self._network = skeletons[0].requires_grad_(False).eval()
         self._passes = Passes(skeletons[1], plan)
@@ -146,16 +143,14 @@ class GradientMatching(ABC, Generic[H]):
         self._count = 0
         if turn == 0:
             self.weights = self._fresh(iteration)
-        gradient, scalars = self._match(self._draw(iteration, turn))
+        gradient, scalars = self._match(self._sides.draw(iteration, turn))
         self._velocity.mul_(hp.momentum).add_(gradient)
         self.images.sub_(self._velocity, alpha=hp.lr_img)
-        if not torch.isfinite(self.images).all():
-            raise CoreError(
-                "diverged",
-                f"The synthetic images are no longer finite after outer step {self.steps}.",
-                "Lower lr_img, or lr_net if the losses grew before.",
-                field="hyperparameters.lr_img",
-            )
+        check_finite(
+            self.images,
+            after=f"outer step {self.steps}",
+            remedy="Lower lr_img, or lr_net if the losses grew before.",
+        )
         if turn < self.outer_loop - 1:
             for epoch in range(self.inner_loop):
                 scalars["training_loss"] = self._learn(iteration, turn, epoch)
@@ -185,17 +180,7 @@ class GradientMatching(ABC, Generic[H]):
 
     # Matching.
 
-    def _draw(self, iteration: int, turn: int) -> _Turn:
-        members, most = self.material.members, self.hyperparameters.batch_real
-        labels = range(self.classes)
-        return _Turn(
-            iteration,
-            turn,
-            [self.draws.real(iteration, turn, c, members[c], most) for c in labels],
-            self.material.augmentations(self.strategy, iteration, turn, labels),
-        )
-
-    def _match(self, turn: _Turn) -> tuple[Tensor, dict[str, float]]:
+    def _match(self, turn: Turn) -> tuple[Tensor, dict[str, float]]:
         """Gradient of the summed losses of all classes by the images, and the mean losses."""
         gradients, losses = [], []
         counts = [len(chosen) + self.ipc for chosen in turn.real]
@@ -207,61 +192,36 @@ class GradientMatching(ABC, Generic[H]):
                 gradient, parts = self._synthetic_side(turn, labels, own)
                 gradients.append(gradient)
                 losses.append(parts)
-        means = {name: torch.cat([parts[name] for parts in losses]).mean() for name in losses[0]}
-        return torch.cat(gradients), {name: mean.item() for name, mean in means.items()}
+        return torch.cat(gradients), means(losses)
 
-    def _real_side(self, turn: _Turn, some: range) -> Gradients:
+    def _real_side(self, turn: Turn, some: range) -> Gradients:
         """Gradients by the weights that some classes' real images give: (k, ...) each."""
-        counts = [len(turn.real[label]) for label in some]
-        x = self.material.images(torch.cat([turn.real[label] for label in some]))
-        x, labels = self._seen(turn, some, counts, x, "real")
-        return self._gradients.values(self.weights, x, labels, counts)
+        shown = self._sides.real(turn, some)
+        x = self._seen(turn, shown)
+        return self._gradients.values(self.weights, x, shown.labels, shown.counts)
 
-    def _synthetic_side(
-        self, turn: _Turn, some: range, targets: Gradients
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _synthetic_side(self, turn: Turn, some: range, targets: Gradients) -> tuple[Tensor, Losses]:
         """Gradient of the summed losses of some classes by their images, and the losses, (k,)."""
         hp, k = self.hyperparameters, len(some)
         leaf = self.images[some.start * self.ipc : some.stop * self.ipc].detach().requires_grad_()
-        x, labels = self._seen(turn, some, [self.ipc] * k, leaf, "synthetic")
+        shown = self._sides.synthetic(turn, some, leaf)
+        x = self._seen(turn, shown)
         matching = DISTANCES[hp.distance](
-            self._gradients.graph(self.weights, x, labels, k), targets
+            self._gradients.graph(self.weights, x, shown.labels, k), targets
         )
         loss, parts = matching, {"matching_loss": matching}
         if hp.curvature_of_images:
-            bend = curvature(self._forward, x, labels, hp.curvature_step, create_graph=True)
+            bend = curvature(self._forward, x, shown.labels, hp.curvature_step, create_graph=True)
             parts["curvature"] = bend.view(k, self.ipc).mean(dim=1)
             loss = loss + hp.curvature_of_images * parts["curvature"]
             self._count += 2 * len(x)
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-        return gradient, {"loss": loss.detach(), **{n: part.detach() for n, part in parts.items()}}
+        return gradient, told(loss, parts)
 
-    def _seen(
-        self,
-        turn: _Turn,
-        some: range,
-        counts: list[int],
-        x: Tensor,
-        side: Literal["real", "synthetic"],
-    ) -> tuple[Tensor, Tensor]:
-        """Images of some classes as they are matched, augmented and perhaps attacked; labels."""
-        rows = [turn.rows[c].repeat_interleave(n) for c, n in zip(some, counts, strict=True)]
-        x = augment.apply(x, augment.concatenate(rows))
-        labels = torch.arange(some.start, some.stop).repeat_interleave(torch.tensor(counts))
-        labels = labels.to(x.device)
-        self._count += len(x)
-        if self._perturbation is None or self.hyperparameters.perturbed not in (side, "both"):
-            return x, labels
-        made = [self.draws.noise(turn.iteration, turn.turn, label, side) for label in some]
-        attacked = self._perturbation(
-            self._passes.bind(self.weights),
-            x.detach(),
-            labels,
-            self._perturbation.noise(counts, made),
-        )
-        self._count += len(x) * self._perturbation.budget.steps
-        # The perturbation is a constant: gradients reach the images through the sum alone.
-        return x + (attacked - x).detach(), labels
+    def _seen(self, turn: Turn, shown: Shown) -> Tensor:
+        """Images as they are matched, perhaps attacked."""
+        self._count += len(shown.x) * self._sides.passes(shown.side)
+        return self._sides.moved(self._passes.bind(self.weights), turn, shown)
 
     def _forward(self, x: Tensor) -> Tensor:
         logits: Tensor = functional_call(self._network, self.weights, (x,))
@@ -320,4 +280,4 @@ class Dsa(GradientMatching[DsaHyperparameters]):
 
     @property
     def strategy(self) -> str:
-        return self.hyperparameters.augmentation
+        return self.material.strategy(self.hyperparameters.augmentation)

@@ -21,6 +21,17 @@ from rome_core.recipes.networks import NetworkSpec
 from rome_core.synthetic import SyntheticSet
 
 
+def check_packing(size: int, factor: int) -> None:
+    """Raises CoreError size_not_divisible where images do not divide into factor^2 equal ones."""
+    if size % factor:
+        raise CoreError(
+            "size_not_divisible",
+            f"Images of {size} pixels a side cannot hold {factor**2} smaller ones.",
+            "Set factor=1.",
+            field="hyperparameters.factor",
+        )
+
+
 class Material:
     """Real and first synthetic images of one run.
 
@@ -54,13 +65,7 @@ class Material:
         self._labels = dataset.train_labels.to(self.device)
         self.members, self.held_out = self._split(holdout)
         self.training = torch.cat(self.members).sort().values
-        if self.size % factor:
-            raise CoreError(
-                "size_not_divisible",
-                f"Images of {self.size} pixels a side cannot hold {factor**2} smaller ones.",
-                "Set factor=1.",
-                field="hyperparameters.factor",
-            )
+        check_packing(self.size, factor)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -105,13 +110,17 @@ class Material:
         shape = tiles.shape[1:]
         return tiles.view(self.factor**2, k, self.ipc, *shape).transpose(0, 1).reshape(-1, *shape)
 
+    def strategy(self, asked: str | None) -> str:
+        """The strategy asked for, or the dataset's own where none is named."""
+        return self.dataset.augmentation if asked is None else asked
+
     def augmentations(
-        self, strategy: str, iteration: int, turn: int, labels: Iterable[int]
+        self, strategy: str | None, iteration: int, turn: int, labels: Iterable[int]
     ) -> list[augment.Augmentation]:
         """What some classes' real and synthetic images are augmented by alike: a row each."""
         return [
             augment.draw(
-                strategy,
+                self.strategy(strategy),
                 1,
                 size=self.size,
                 generator=self.draws.augmentation(iteration, turn, label),
@@ -142,7 +151,7 @@ class Material:
         self,
         images: Tensor,
         *,
-        augmentation: str,
+        augmentation: str | None,
         method: str,
         learning_rate: float = 0.01,
         soft_labels: Tensor | None = None,
@@ -154,7 +163,7 @@ class Material:
             self.dataset,
             factor=self.factor,
             ipc=self.ipc,
-            augmentation=augmentation,
+            augmentation=self.strategy(augmentation),
             method=method,
             learning_rate=learning_rate,
             soft_labels=soft_labels,

@@ -29,7 +29,8 @@ from torch.func import functional_call
 
 from rome_core import augment
 from rome_core.data import Dataset
-from rome_core.distillation.curvature import curvature
+from rome_core.distillation.curvature import curvature_by_images
+from rome_core.distillation.divergence import check_finite
 from rome_core.distillation.draws import Draws
 from rome_core.distillation.experts import Experts
 from rome_core.distillation.material import Material
@@ -83,7 +84,7 @@ class Mtt:
             dataset,
             self.draws,
             ipc=ipc,
-            holdout=hp.holdout if hp.selection == "holdout" else None,
+            holdout=hp.kept_out,
             device=device,
             dtype=dtype,
         )
@@ -216,7 +217,7 @@ class Mtt:
                 pieces = list(torch.split(order, hp.batch_syn or total))
             chosen = pieces.pop()
             rows = augment.draw(
-                hp.augmentation,
+                self.material.strategy(hp.augmentation),
                 len(chosen),
                 size=self.material.size,
                 generator=self.draws.student_augmentation(self.iteration, number),
@@ -240,22 +241,15 @@ class Mtt:
     def _bend(self, target: Tensor) -> Tensor:
         """Gradient by the images of their mean curvature at an expert's weights."""
         state = self.experts.layout.state(target)
-        gradients = []
-        for part, labels in zip(
-            torch.split(self.images, self._group),
-            torch.split(self.material.labels, self._group),
-            strict=True,
-        ):
-            leaf = part.detach().requires_grad_()
-            bent = curvature(
-                lambda x: functional_call(self._network, state, (x,)),
-                leaf,
-                labels,
-                self.hyperparameters.curvature_step,
-                create_graph=True,
-            )
-            gradients.append(torch.autograd.grad(bent.sum() / len(self.images), leaf)[0])
-        return torch.cat(gradients)
+        _, gradient = curvature_by_images(
+            lambda x: functional_call(self._network, state, (x,)),
+            self.images,
+            self.material.labels,
+            self.hyperparameters.curvature_step,
+            group=self._group,
+            share=len(self.images),
+        )
+        return gradient
 
     # What moves.
 
@@ -297,15 +291,14 @@ class Mtt:
                 "Lower lr_lr, or set max_move.",
                 field="hyperparameters.lr_lr",
             )
-        if not (torch.isfinite(self.images).all() and 0 < self.rate < math.inf):
-            raise CoreError(
-                "diverged",
-                f"The images or the step size, {self.rate:.2g}, are no longer finite and positive "
-                f"after iteration {self.iteration}.",
-                "Lower lr_img, or lr_lr and lr_teacher where the step size ran away, or set "
-                "max_move.",
-                field="hyperparameters.lr_img",
-            )
+        check_finite(
+            self.images,
+            self.rate,
+            what=f"The images or the step size, {self.rate:.2g},",
+            after=f"iteration {self.iteration}",
+            remedy="Lower lr_img, or lr_lr and lr_teacher where the step size ran away, or set "
+            "max_move.",
+        )
 
     def _keep_average(self) -> None:
         """Weights 1, ema, ema^2, ... from the newest iterate back, none for the start."""

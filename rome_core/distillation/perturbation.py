@@ -7,6 +7,7 @@ which draws, is the method's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -40,6 +41,10 @@ class Perturbation:
             noise=noise.to(x),
         )
         return adapted.to_normalised(attacked)
+
+    def attacks(self, side: Literal["real", "synthetic"]) -> bool:
+        """Whether images of that side are attacked before they are matched."""
+        return self._settings.perturbed in (side, "both")
 
     def noise(self, counts: Sequence[int], made: Sequence[torch.Generator]) -> Tensor:
         """Random starts of several groups of images, each from its own draw."""

@@ -26,21 +26,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rome_core import augment
 from rome_core.data import Dataset
-from rome_core.distillation.curvature import curvature_by_images, curvature_gradient
+from rome_core.distillation.class_losses import Losses, means, told
+from rome_core.distillation.curvature import curvature_by_classes, curvature_gradient
+from rome_core.distillation.divergence import check_finite
 from rome_core.distillation.draws import Draws
 from rome_core.distillation.material import Material
 from rome_core.distillation.perturbation import Perturbation
 from rome_core.distillation.pool import Member, Pool, meter
-from rome_core.errors import CoreError
+from rome_core.distillation.sides import Sides, Turn
 from rome_core.passes import Passes, Plan
+from rome_core.recipes.cost import SYNTHETIC_GROUP
 from rome_core.recipes.pool import PoolHyperparameters
 from rome_core.synthetic import SyntheticSet
-
-# Images of one group: bounds memory, and changes no value beyond rounding.
-REAL_GROUP = 4096
-SYNTHETIC_GROUP = 512
 
 H = TypeVar("H", bound=PoolHyperparameters)
 
@@ -74,7 +72,7 @@ class PoolMatching(ABC, Generic[H]):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.hyperparameters = hp = hyperparameters
-        self.dataset, self.ipc, self.classes = dataset, ipc, dataset.classes
+        self.ipc, self.classes = ipc, dataset.classes
         self.iterations = hp.iterations
         self.iteration = 0  # updates made
         self.draws = Draws(seed)
@@ -83,12 +81,17 @@ class PoolMatching(ABC, Generic[H]):
             self.draws,
             ipc=ipc,
             factor=hp.factor,
-            holdout=hp.holdout if hp.selection == "holdout" else None,
+            holdout=hp.kept_out,
             device=device,
             dtype=dtype,
         )
         self._perturbation = Perturbation(hp, self.material) if hp.attacks_anything else None
-
+        self._sides = Sides(
+            self.material,
+            self._perturbation,
+            strategy=hp.augmentation,
+            batch_real=hp.batch_real,
+        )
         skeleton = [self.material.network(hp.network, self.draws.network(0)) for _ in range(2)]
         self._network = skeleton[0].requires_grad_(False).eval()
         self._passes = Passes(skeleton[1], plan)
@@ -139,18 +142,16 @@ class PoolMatching(ABC, Generic[H]):
         scalars: dict[str, float] = {}
         chosen = self.draws.matched(self.iteration, len(self.pool), hp.train_net_num)
         self._count = 0
-        for turn, position in enumerate(chosen):
-            for name, value in self._match(turn, self.pool.members[position]).items():
+        for number, position in enumerate(chosen):
+            for name, value in self._match(number, self.pool.members[position]).items():
                 scalars[name] = scalars.get(name, 0.0) + value / len(chosen)
         if hp.fetch_net_num:
             scalars["pool_accuracy"] = self._train_pool()
-        if not torch.isfinite(self.images).all():
-            raise CoreError(
-                "diverged",
-                f"The synthetic images are no longer finite after iteration {self.iteration}.",
-                "Lower lr_img, or lr_net if the losses grew before.",
-                field="hyperparameters.lr_img",
-            )
+        check_finite(
+            self.images,
+            after=f"iteration {self.iteration}",
+            remedy="Lower lr_img, or lr_net if the losses grew before.",
+        )
         self.iteration += 1
         scalars["images"] = float(self._count)
         return scalars
@@ -176,91 +177,56 @@ class PoolMatching(ABC, Generic[H]):
 
     # The images' side.
 
-    def _match(self, turn: int, member: Member) -> dict[str, float]:
+    def _match(self, number: int, member: Member) -> dict[str, float]:
         """Pull the images towards the real ones in the features of one network."""
         hp = self.hyperparameters
-        rows = self.material.augmentations(
-            hp.augmentation, self.iteration, turn, range(self.classes)
-        )
-        targets = self._real_side(turn, member, rows)  # (s, classes, d)
+        turn = self._sides.draw(self.iteration, number)
+        targets = self._real_side(turn, member)  # (s, classes, d)
         self._network.load_state_dict(member.weights)
         group = 1 if hp.image_step == "per_class" else SYNTHETIC_GROUP
         losses = []
         for some in self.material.groups([self.material.decoded] * self.classes, group):
             block = slice(some.start * self.ipc, some.stop * self.ipc)
-            gradient, parts = self._gradient(turn, member, some, block, rows, targets)
+            gradient, parts = self._gradient(turn, member, some, block, targets)
             self._descend(block, gradient)
             losses.append(parts)
-        return {
-            name: torch.cat([parts[name] for parts in losses]).mean().item() for name in losses[0]
-        }
+        return means(losses)
 
-    def _real_side(self, turn: int, member: Member, rows: list[augment.Augmentation]) -> Tensor:
+    def _real_side(self, turn: Turn, member: Member) -> Tensor:
         """Summaries of each class's augmented, perhaps attacked real images: (s, classes, d)."""
-        hp, members = self.hyperparameters, self.material.members
-        held = [min(len(positions), hp.batch_real) for positions in members]
         summaries = []
-        for some in self.material.groups(held, REAL_GROUP):
-            counts = [held[c] for c in some]
-            x = self.material.images(
-                torch.cat(
-                    [
-                        self.draws.real(self.iteration, turn, c, members[c], hp.batch_real)
-                        for c in some
-                    ]
-                )
-            )  # (n, c, h, w)
-            drawn = [rows[c].repeat_interleave(n) for c, n in zip(some, counts, strict=True)]
-            x = augment.apply(x, augment.concatenate(drawn))
-            if hp.perturbed in ("real", "both"):
-                labels = torch.arange(some.start, some.stop).repeat_interleave(torch.tensor(counts))
-                x = self._attack(member, x, labels, self._noise(turn, some, counts, "real"))
-            embeddings = self._passes.embed(member.weights, x)
-            self._count += len(x)
-            summaries += [self.summarise(part) for part in torch.split(embeddings, counts)]
+        for embeddings in self._sides.embedded(self._passes, member.weights, turn):
+            self._count += len(embeddings) * self._sides.passes("real")
+            summaries.append(self.summarise(embeddings))
         return torch.stack(summaries, dim=1)
 
     def _gradient(
-        self,
-        turn: int,
-        member: Member,
-        some: range,
-        block: slice,
-        rows: list[augment.Augmentation],
-        targets: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self, turn: Turn, member: Member, some: range, block: slice, targets: Tensor
+    ) -> tuple[Tensor, Losses]:
         """Gradient of the summed losses of some classes by their images, and the losses, (k,)."""
         hp, k = self.hyperparameters, len(some)
         leaf = self.images[block].detach().requires_grad_()
-        x = self.material.decode(leaf, k)  # (k * m, c, h, w), class-major
-        m = len(x) // k
-        labels = torch.arange(some.start, some.stop).repeat_interleave(m).to(x.device)
-        drawn = augment.concatenate([rows[c] for c in some]).repeat_interleave(m)
-        x = augment.apply(x, drawn)
-        if hp.perturbed in ("synthetic", "both"):
-            noise = self._noise(turn, some, [m] * k, "synthetic")
-            # The perturbation is a constant: gradients reach the images through the sum alone.
-            x = x + (self._attack(member, x.detach(), labels, noise) - x).detach()
+        shown = self._sides.synthetic(turn, some, leaf)
+        x = self._sides.moved(self._passes.bind(member.weights), turn, shown)
+        self._count += len(x) * self._sides.passes("synthetic")
         embeddings, logits = self._network.embed_and_logits(x)
-        self._count += len(x)
         matching = self.matching(
-            embeddings.view(k, m, -1).mean(dim=1), targets[:, some.start : some.stop]
+            embeddings.view(k, len(x) // k, -1).mean(dim=1), targets[:, some.start : some.stop]
         )
-        each = F.cross_entropy(logits, labels, reduction="none")
-        performance = each.view(k, m).mean(dim=1)
+        each = F.cross_entropy(logits, shown.labels, reduction="none")
+        performance = each.view(k, -1).mean(dim=1)
         ours, others = self.weights
         loss = ours * matching + others * self._accuracy(member) * performance  # (k,)
         parts = {self.matching_name: matching, "performance_loss": performance}
         pulled = loss.sum()
         if hp.curvature_of_images:
-            bend, slope = curvature_by_images(self._network, x, labels, hp.curvature_step)
-            parts["curvature"] = bend.view(k, m).mean(dim=1)
-            # Whose gradient is that of the mean curvature; what it comes to is nobody's loss.
-            pulled = pulled + hp.curvature_of_images / m * (x * slope).sum()
-            loss = loss + hp.curvature_of_images * parts["curvature"]
+            bend, pull = curvature_by_classes(self._network, x, shown.labels, k, hp)
+            parts["curvature"] = bend
+            pulled = pulled + pull
+            loss = loss + hp.curvature_of_images * bend
             self._count += 2 * len(x)
         (gradient,) = torch.autograd.grad(pulled, leaf)
-        return gradient, {"loss": loss.detach(), **{n: part.detach() for n, part in parts.items()}}
+        return gradient, told(loss, parts)
 
     def _accuracy(self, member: Member) -> float:
         """What the network's training accuracy makes the cross-entropy weigh."""
@@ -320,24 +286,12 @@ class PoolMatching(ABC, Generic[H]):
         if self._perturbation is None or hp.pool_training == "clean":
             return x, labels
         made = self.draws.training_noise(self.iteration, slot, step)
-        attacked = self._attack(member, x, labels, self._perturbation.noise([len(x)], [made]))
+        noise = self._perturbation.noise([len(x)], [made])
+        attacked = self._perturbation(self._passes.bind(member.weights), x, labels, noise)
+        self._count += len(x) * self._perturbation.budget.steps
         if hp.pool_training == "adversarial":
             return attacked, labels
         return torch.cat([attacked, x]), labels.repeat(2)
-
-    # Shared by both.
-
-    def _attack(self, member: Member, x: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
-        """Images as networks take them to attacked ones."""
-        assert self._perturbation is not None, "made wherever anything is attacked"
-        self._count += len(x) * self._perturbation.budget.steps
-        return self._perturbation(self._passes.bind(member.weights), x, labels, noise)
-
-    def _noise(self, turn: int, some: range, counts: list[int], side: str) -> Tensor:
-        """The random starts of some classes' images, each class from its own draw."""
-        assert self._perturbation is not None, "made wherever anything is attacked"
-        made = [self.draws.noise(self.iteration, turn, label, side) for label in some]
-        return self._perturbation.noise(counts, made)
 
     def _fresh(self, serial: int) -> Member:
         hp = self.hyperparameters

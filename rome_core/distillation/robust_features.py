@@ -10,16 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from rome_core import augment
 from rome_core.data import Dataset
 from rome_core.distillation.draws import Draws
 from rome_core.distillation.experts import Experts
 from rome_core.distillation.material import Material
+from rome_core.distillation.sides import Sides
 from rome_core.passes import Passes, Plan
-from rome_core.randomness import generator
-from rome_core.recipes.robust_features import GROUP, RobustFeaturesHyperparameters
+from rome_core.recipes.cost import SYNTHETIC_GROUP as GROUP
+from rome_core.recipes.robust_features import RobustFeaturesHyperparameters
 from rome_core.synthetic import SyntheticSet
 
 
@@ -45,17 +46,17 @@ class RobustFeatures:
         self.hyperparameters = hp = hyperparameters
         self.iterations = hp.iterations
         self.iteration = 0
-        self._seed = seed
         self.draws = Draws(seed)
         self.material = Material(dataset, self.draws, ipc=ipc, device=device, dtype=dtype)
+        self._sides = Sides(self.material, None, strategy=hp.augmentation, batch_real=hp.batch_real)
         self._space = dataset.space
-        self.teacher = self.material.network(experts.network, generator(seed, "skeleton"))
+        self.teacher = self.material.network(experts.network, self.draws.network(0))
         state = experts.state(0, experts.epochs[-1])
         self.teacher.load_state_dict({name: value.to(dtype) for name, value in state.items()})
         self.teacher.requires_grad_(False).eval()
         self._weights = {name: value.detach() for name, value in self.teacher.state_dict().items()}
         self._passes = Passes(self.teacher, plan)
-        self._sources = self._drawn("targets")  # whose features are taken
+        self._sources = self._drawn()  # whose features are taken
         self._wanted = (
             self._features(self.material.images(self._sources))
             if hp.objective == "invert"
@@ -96,9 +97,13 @@ class RobustFeatures:
         hp = self.hyperparameters
         x = self._space.from_pixels(self.pixels)
         soft = None
-        if hp.labels == "soft":
+        if hp.labels != "hard":
             logits = self._passes.logits(self._weights, x)
             soft = (logits / hp.temperature).softmax(dim=1)
+        if soft is not None and hp.labels == "smoothed":
+            own = F.one_hot(self.material.labels, self.material.classes).to(soft)
+            sure = (soft * own).sum() / len(soft)
+            soft = sure * own + (1 - sure) / (self.material.classes - 1) * (1 - own)
         return self.material.set_of(
             x, augmentation=hp.augmentation, method="robust_features", soft_labels=soft
         )
@@ -119,22 +124,17 @@ class RobustFeatures:
 
     def _matched(self) -> tuple[Tensor, float, int]:
         """Gradient of the classes' squared distances of means, and how many real images it took."""
-        hp, m = self.hyperparameters, self.material
+        m = self.material
         gradients, total, seen = [], 0.0, 0
+        turn = self._sides.draw(self.iteration - 1, 0)
         for some in m.groups([m.ipc] * m.classes, GROUP):
-            rows = m.augmentations(hp.augmentation, self.iteration - 1, 0, some)
             real = []
-            for label, row in zip(some, rows, strict=True):
-                chosen = self.draws.real(
-                    self.iteration - 1, 0, label, m.members[label], hp.batch_real
-                )
-                x = augment.apply(m.images(chosen), row.repeat_interleave(len(chosen)))
+            for label in some:
+                x = self._sides.real(turn, range(label, label + 1)).x
                 real.append(self._features(x).mean(dim=0))
-                seen += len(chosen)
+                seen += len(x)
             leaf = self.pixels[some.start * m.ipc : some.stop * m.ipc].requires_grad_()
-            x = augment.apply(
-                self._space.from_pixels(leaf), augment.concatenate(rows).repeat_interleave(m.ipc)
-            )
+            x = self._sides.synthetic(turn, some, self._space.from_pixels(leaf)).x
             means = self._seen(x).view(len(some), m.ipc, -1).mean(dim=1)
             loss = (means - torch.stack(real)).square().sum(dim=1)
             (gradient,) = torch.autograd.grad(loss.sum(), leaf)
@@ -152,7 +152,7 @@ class RobustFeatures:
         embedding, logits = self._passes.embed_and_logits(self._weights, x)
         return embedding if self.hyperparameters.layer == "features" else logits
 
-    def _drawn(self, purpose: str, *, skip: int = 0) -> Tensor:
+    def _drawn(self, *, skip: int = 0) -> Tensor:
         """Positions of ipc real images of each class, class-major, from place `skip` of its order.
 
         Where a class has too few for that, its order is begun again.
@@ -160,7 +160,7 @@ class RobustFeatures:
         m = self.material
         found = []
         for label, members in enumerate(m.members):
-            made = generator(self._seed, "robust features", purpose, label)
+            made = self.draws.feature_sources(label)
             order = members[torch.randperm(len(members), generator=made)]
             places = (torch.arange(m.ipc) + skip) % len(order)
             found.append(order[places])
@@ -170,9 +170,9 @@ class RobustFeatures:
         m, init = self.material, self.hyperparameters.init
         if init == "class":
             # The same order as the targets', from where they end: an image is not its own target.
-            first = self._drawn("targets", skip=m.ipc)
+            first = self._drawn(skip=m.ipc)
         else:
-            made = generator(self._seed, "robust features", "start")
+            made = self.draws.feature_start()
             if init == "noise":
                 noise = torch.rand((m.classes * m.ipc, *m.shape), generator=made)
                 return noise.to(m.device, m.dtype)

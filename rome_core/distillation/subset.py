@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rome_core import augment
 from rome_core.data import Dataset
+from rome_core.distillation.material import check_packing
 from rome_core.errors import CoreError
 from rome_core.recipes.subsets import SubsetHyperparameters, images_per_class
 from rome_core.synthetic import SyntheticSet
@@ -47,13 +48,7 @@ class Subset(ABC):
                 f"Ask for at most {smallest // self.factor**2}.",
                 "ipc",
             )
-        if dataset.shape[1] % self.factor:
-            raise CoreError(
-                "size_not_divisible",
-                f"Images of {dataset.shape[1]} pixels a side cannot hold four smaller ones.",
-                "Set factor=1.",
-                "hyperparameters.factor",
-            )
+        check_packing(dataset.shape[1], self.factor)
         self._augmentation = hyperparameters.augmentation or dataset.augmentation
         self.chosen: list[Tensor] = []  # of each class done, positions (each,) in the training set
 

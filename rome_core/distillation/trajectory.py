@@ -1,16 +1,18 @@
-"""Matching a student's short training on a synthetic set with an expert's: loss and gradients.
+"""A student's short training on a synthetic set, and the gradients of what it comes to.
 
-Owns the mathematics of MTT (Cazenavette et al., CVPR 2022) and of TESLA (Cui et al., ICML 2023).
-Must not know of files of experts, of draws, nor of the optimiser of the images.
+Owns the mathematics of MTT (Cazenavette et al., CVPR 2022) and of TESLA (Cui et al., ICML 2023),
+and the way back through a training for whatever is asked of its end. Must not know of files of
+experts, of draws, nor of the optimiser of the images.
 
-A student starts at an expert's weights, theta_0, and makes N steps on mini-batches S_b of the set,
-each augmented anew: theta_{i+1} = theta_i - rate * g_i with g_i the gradient of the mean
-cross-entropy at theta_i. Its loss is |theta_N - target|^2 / |theta_0 - target|^2.
+A student starts at weights theta_0 and makes N steps on mini-batches S_b of the set, each augmented
+anew: theta_{i+1} = theta_i - rate * g_i with g_i the gradient of the mean cross-entropy at theta_i.
+MTT starts at an expert's weights, and its loss is |theta_N - target|^2 / |theta_0 - target|^2.
 
 The gradient is that of backpropagation through all N steps, but nothing of a step is kept except
 its weights. With lambda_N the gradient by theta_N, from the last step to the first,
 
     by its images       -rate * d<g_i, lambda_{i+1}> / dx_i
+    by its labels       -rate * d<g_i, lambda_{i+1}> / dy_i
     by the rate         -<g_i, lambda_{i+1}>
     lambda_i = lambda_{i+1} - rate * d<g_i, lambda_{i+1}> / dtheta_i
 
@@ -21,7 +23,7 @@ line out: lambda stays lambda_N, as if no step's weights depended on the images 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +59,15 @@ class Step:
     def augmented(self, x: Tensor) -> Tensor:
         """Its images, (n, c, h, w), as the student sees them."""
         return augment.apply(x, self.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Of what a training comes to, by the set's images, by its soft labels and by the step size."""
+
+    by_images: Tensor  # (n, c, h, w)
+    by_labels: Tensor | None  # (n, classes), None where labels are class numbers
+    by_rate: Tensor  # ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,34 +120,77 @@ def match(
         first_order: TESLA's approximation.
     """
     images, start, target = images.detach(), start.detach(), target.detach()
-    weights = _train(loss, steps, images, labels, rate, start, group)
-    apart = weights.pop() - target
+    weights = train(loss, steps, images, labels, rate=rate, start=start, group=group)
+    apart = weights[-1] - target
     whole = (start - target).square().sum()
-    back = 2 * apart / whole  # lambda
-    by_images, by_rate = torch.zeros_like(images), torch.zeros_like(whole)
-    for step in reversed(steps):
-        here = weights.pop().requires_grad_()
+    found = way_back(
+        loss,
+        steps,
+        weights,
+        images,
+        labels,
+        rate=rate,
+        by_end=2 * apart / whole,
+        group=group,
+        first_order=first_order,
+    )
+    return Matched(apart.square().sum() / whole, found.by_images, found.by_rate)
+
+
+def way_back(
+    loss: Loss,
+    steps: Sequence[Step],
+    weights: Sequence[Tensor],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    rate: float,
+    by_end: Tensor,
+    group: int,
+    first_order: bool = False,
+) -> Gradients:
+    """Gradients of what a training comes to, from that by the weights it ends at.
+
+    Args:
+        weights: before every step, N of (p,) or more: what `train` returned for these `steps`.
+        by_end: lambda_N, (p,).
+
+    The rest is as `match` has it. Soft labels (n, classes) get a gradient of their own.
+    """
+    images, soft = images.detach(), labels.is_floating_point()
+    back, labels = by_end.detach(), labels.detach()
+    by_images, by_rate = torch.zeros_like(images), torch.zeros_like(by_end.sum())
+    by_labels = torch.zeros_like(labels) if soft else None
+    for step, before in zip(reversed(steps), reversed(weights[: len(steps)]), strict=True):
+        here = before.detach().requires_grad_()
         turn = torch.zeros_like(back)
         for part in step.parts(group):
-            x = images[part.chosen].requires_grad_()
-            mean = loss(here, part.augmented(x), labels[part.chosen]) / len(step)
+            x, y = images[part.chosen].requires_grad_(), labels[part.chosen]
+            wanted = [x]
+            if soft:
+                wanted.append(y.requires_grad_())
+            if not first_order:
+                wanted.append(here)
+            mean = loss(here, part.augmented(x), y) / len(step)
             (gradient,) = torch.autograd.grad(mean, here, create_graph=True)
             along = gradient @ back
             by_rate -= along.detach()
-            wanted = [x] if first_order else [x, here]
-            by_x, *by_weights = torch.autograd.grad(along, wanted)
+            by_x, *others = torch.autograd.grad(along, wanted)
             by_images[part.chosen] -= rate * by_x
-            for further in by_weights:
+            if by_labels is not None:
+                by_labels[part.chosen] -= rate * others.pop(0)
+            for further in others:
                 turn += further
         back = back - rate * turn
-    return Matched(apart.square().sum() / whole, by_images, by_rate)
+    return Gradients(by_images, by_labels, by_rate)
 
 
-def _train(
+def train(
     loss: Loss,
-    steps: Sequence[Step],
+    steps: Iterable[Step],
     images: Tensor,
     labels: Tensor,
+    *,
     rate: float,
     start: Tensor,
     group: int,
@@ -144,11 +198,25 @@ def _train(
     """The student's weights before every step and after the last: N + 1 of (p,)."""
     weights = [start]
     for step in steps:
-        here = weights[-1].detach().requires_grad_()
-        gradient = torch.zeros_like(start)
-        for part in step.parts(group):
-            x = part.augmented(images[part.chosen])
-            mean = loss(here, x, labels[part.chosen]) / len(step)
-            gradient += torch.autograd.grad(mean, here)[0]
-        weights.append(here.detach() - rate * gradient)
+        weights.append(stepped(loss, step, images, labels, weights[-1], rate=rate, group=group))
     return weights
+
+
+def stepped(
+    loss: Loss,
+    step: Step,
+    images: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    *,
+    rate: float,
+    group: int,
+) -> Tensor:
+    """The student's weights after one step from some weights, (p,)."""
+    here = weights.detach().requires_grad_()
+    gradient = torch.zeros_like(weights)
+    for part in step.parts(group):
+        x = part.augmented(images[part.chosen])
+        mean = loss(here, x, labels[part.chosen]) / len(step)
+        gradient += torch.autograd.grad(mean, here)[0]
+    return here.detach() - rate * gradient

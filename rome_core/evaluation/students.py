@@ -37,6 +37,7 @@ from rome_core.networks import Network, build
 from rome_core.randomness import generator
 from rome_core.recipes.augmentation import spoils_whitened
 from rome_core.recipes.evaluate import AdversarialTraining, Students
+from rome_core.recipes.networks import reference
 from rome_core.space import Normalised, Space
 from rome_core.synthetic import SyntheticSet
 
@@ -58,7 +59,8 @@ class Epoch:
 class TrainingSet:
     """What students see: decoded images (n, c, h, w) of a space, and labels (n,).
 
-    Only adversarial training needs to know the space. `learning_rate` is the set's own, and
+    Only adversarial training needs to know the space. `learning_rate` and `network` are the set's
+    own, the latter the field's for images of the size where no network made the set, and
     `soft_labels` (n, classes), probabilities, are learned in the place of the labels; accuracy is
     against those all the same.
     """
@@ -70,6 +72,7 @@ class TrainingSet:
     space: Space | None = None
     learning_rate: float = 0.01
     soft_labels: Tensor | None = None
+    network: str = "convnet"
 
     @classmethod
     def of(
@@ -100,6 +103,7 @@ class TrainingSet:
             synthetic.space,
             synthetic.learning_rate,
             None if soft is None else soft.to(device),
+            synthetic.network or reference(images.shape[-1]),
         )
 
     @property
@@ -110,6 +114,10 @@ class TrainingSet:
         """The learning rate that students of a recipe start from."""
         own = recipe.learning_rate == "set"
         return self.learning_rate if own else float(recipe.learning_rate)
+
+    def architecture(self, recipe: Students) -> str:
+        """The name of the network that students of a recipe are."""
+        return self.network if recipe.network == "set" else recipe.network
 
 
 class Student:
@@ -127,7 +135,7 @@ class Student:
         self._seed, self._number = seed, number
         _, channels, size, _ = training.images.shape
         self.network: Network = build(
-            recipe.network,
+            training.architecture(recipe),
             channels=channels,
             size=size,
             classes=training.classes,

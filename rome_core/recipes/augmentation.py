@@ -19,14 +19,16 @@ STRATEGIES: Final = {
 }
 
 
-def spoils_whitened(strategy: str) -> tuple[str, str] | None:
+def spoils_whitened(strategy: str | None) -> tuple[str, str] | None:
     """Why whitened images, augmented by a strategy, are not to be attacked in pixels, and what is.
 
-    None where they may be. Brightness is moved by up to 0.5 in the units networks take. Normalised,
-    that is an eighth of the range of pixels; whitened by the ZCA of CIFAR-10 it is 3.4 times that
-    range, and what an attack in [0,1] clamps is, of most such images, one constant.
+    None where they may be. A strategy of None is the dataset's own, of which every one has color;
+    what to take in its place suits any. Brightness is moved by up to 0.5 in the units networks
+    take. Normalised, that is an eighth of the range of pixels; whitened by the ZCA of CIFAR-10 it
+    is 3.4 times that range, and what an attack in [0,1] clamps is, of most such images, one
+    constant.
     """
-    operators = parse_strategy(strategy)
+    operators = parse_strategy(SIGNS if strategy is None else strategy)
     if "color" not in operators:
         return None
     kept = "_".join(operator for operator in operators if operator != "color") or "none"

@@ -5,6 +5,7 @@ Their implementations are listed under the same names in `rome_core.runner.disti
 
 from rome_core.recipes import (
     bacon,
+    bptt,
     coresets,
     dm,
     full,
@@ -32,7 +33,7 @@ BUILT_IN = (
         presets=rome.PRESETS,
         paper="Zhou et al., ROME is Forged in Adversity, ICML 2025",
         images_per_class=rome.images_per_class,
-        cost=pool.predict_cost,
+        predict_cost=pool.predict_cost,
     ),
     MethodRecipe(
         name="idm",
@@ -45,7 +46,7 @@ BUILT_IN = (
         presets=idm.PRESETS,
         paper="Zhao et al., Improved Distribution Matching for Dataset Condensation, CVPR 2023",
         images_per_class=idm.images_per_class,
-        cost=pool.predict_cost,
+        predict_cost=pool.predict_cost,
     ),
     MethodRecipe(
         name="bacon",
@@ -59,7 +60,7 @@ BUILT_IN = (
         paper="Zhou et al., BACON: Bayesian Optimal Condensation Framework for Dataset "
         "Distillation, arXiv 2406.01112, 2024",
         images_per_class=bacon.images_per_class,
-        cost=pool.predict_cost,
+        predict_cost=pool.predict_cost,
     ),
     MethodRecipe(
         name="mtt",
@@ -74,7 +75,20 @@ BUILT_IN = (
         "2022",
         images_per_class=mtt.images_per_class,
         experts=mtt.experts,
-        cost=mtt.predict_cost,
+        predict_cost=mtt.predict_cost,
+    ),
+    MethodRecipe(
+        name="bptt",
+        title="BPTT",
+        summary=(
+            "Images, labels and step size by the gradient, through a student's training, of its "
+            "loss on real images, as they are or attacked against it."
+        ),
+        hyperparameters=bptt.BpttHyperparameters,
+        presets=bptt.PRESETS,
+        paper="Feng et al., Embarrassingly Simple Dataset Distillation, ICLR 2024",
+        images_per_class=bptt.images_per_class,
+        predict_cost=bptt.predict_cost,
     ),
     MethodRecipe(
         name="dm",
@@ -84,7 +98,7 @@ BUILT_IN = (
         presets=dm.PRESETS,
         paper="Zhao and Bilen, Dataset Condensation with Distribution Matching, WACV 2023",
         images_per_class=dm.images_per_class,
-        cost=dm.predict_cost,
+        predict_cost=dm.predict_cost,
     ),
     MethodRecipe(
         name="dc",
@@ -97,7 +111,7 @@ BUILT_IN = (
         presets=gradient_matching_presets.DC_PRESETS,
         paper="Zhao et al., Dataset Condensation with Gradient Matching, ICLR 2021",
         images_per_class=gradient_matching.images_per_class,
-        cost=gradient_matching.predict_cost,
+        predict_cost=gradient_matching.predict_cost,
     ),
     MethodRecipe(
         name="dsa",
@@ -108,7 +122,7 @@ BUILT_IN = (
         paper="Zhao and Bilen, Dataset Condensation with Differentiable Siamese Augmentation, "
         "ICML 2021",
         images_per_class=gradient_matching.images_per_class,
-        cost=gradient_matching.predict_cost,
+        predict_cost=gradient_matching.predict_cost,
     ),
     MethodRecipe(
         name="random",
@@ -129,7 +143,8 @@ BUILT_IN = (
         "CVPR 2017",
         images_per_class=coresets.images_per_class,
         experts=coresets.experts,
-        cost=coresets.predict_cost,
+        network=coresets.network,
+        predict_cost=coresets.predict_cost,
     ),
     MethodRecipe(
         name="k_center",
@@ -141,7 +156,8 @@ BUILT_IN = (
         "Approach, ICLR 2018",
         images_per_class=coresets.images_per_class,
         experts=coresets.experts,
-        cost=coresets.predict_cost,
+        network=coresets.network,
+        predict_cost=coresets.predict_cost,
     ),
     MethodRecipe(
         name="k_means",
@@ -152,7 +168,8 @@ BUILT_IN = (
         paper="Cui et al., DC-BENCH: Dataset Condensation Benchmark, NeurIPS 2022",
         images_per_class=coresets.images_per_class,
         experts=coresets.experts,
-        cost=coresets.predict_cost,
+        network=coresets.network,
+        predict_cost=coresets.predict_cost,
     ),
     MethodRecipe(
         name="forgetting",
@@ -164,7 +181,8 @@ BUILT_IN = (
         "Learning, ICLR 2019",
         images_per_class=coresets.images_per_class,
         experts=coresets.experts,
-        cost=coresets.predict_cost,
+        network=coresets.network,
+        predict_cost=coresets.predict_cost,
     ),
     MethodRecipe(
         name="full",
@@ -173,7 +191,7 @@ BUILT_IN = (
         hyperparameters=full.FullHyperparameters,
         presets={},
         paper="",
-        cost=full.predict_cost,
+        predict_cost=full.predict_cost,
         takes_ipc=False,
     ),
     MethodRecipe(
@@ -189,6 +207,7 @@ BUILT_IN = (
         "NeurIPS 2019",
         images_per_class=robust_features.images_per_class,
         experts=robust_features.experts,
-        cost=robust_features.cost,
+        network=robust_features.network,
+        predict_cost=robust_features.predict_cost,
     ),
 )

@@ -17,11 +17,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from rome_core.recipes import cost
-from rome_core.recipes.augmentation import SIGNS
+from rome_core.recipes.augmentation import OBJECTS, SIGNS
 from rome_core.recipes.cost import Cost, Problem
 from rome_core.recipes.datasets import DATASETS
 from rome_core.recipes.experts import ExpertTraining
-from rome_core.recipes.hyperparameters import DSA, Compiling, Strategy, UncoupledNetworkName
+from rome_core.recipes.hyperparameters import Compiling, Strategy, UncoupledNetworkName
 from rome_core.recipes.presets import Preset, per_class, reference_network
 from rome_core.recipes.subsets import (
     BENCHMARKS,
@@ -40,6 +40,7 @@ __all__ = [
     "TrainedHyperparameters",
     "experts",
     "images_per_class",
+    "network",
     "predict_cost",
 ]
 
@@ -60,8 +61,10 @@ class TrainedHyperparameters(SubsetHyperparameters, Compiling):
         description="Its learning rate, a tenth from the middle of the epochs on; SGD with "
         "momentum 0.9, weight decay 5e-4 and batches of 256.",
     )
-    net_augmentation: Strategy = Field(
-        DSA, description="DSA strategy of its training. Take flip out where a mirror matters."
+    net_augmentation: Strategy | None = Field(
+        None,
+        description="DSA strategy of its training; null takes the dataset's own, which mirrors no "
+        "digits.",
     )
 
 
@@ -109,6 +112,14 @@ class ForgettingHyperparameters(TrainedHyperparameters):
     )
 
 
+def network(hyperparameters: BaseModel) -> str | None:
+    """The network that images are chosen by; none where they are compared as they are."""
+    hp = hyperparameters
+    assert isinstance(hp, TrainedHyperparameters)
+    pixels = isinstance(hp, CoresetHyperparameters) and hp.features == "pixels"
+    return None if pixels else hp.network
+
+
 def experts(hyperparameters: BaseModel) -> ExpertTraining | None:
     """The networks that must be trained first; none where features need no training."""
     hp = hyperparameters
@@ -138,9 +149,7 @@ def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
         network=hp.network,
         iterations=problem.classes,
         iteration=problem.images / problem.classes * cost.FORWARD if embeds else 0.0,
-        preparation=cost.expert_training(problem, epochs=needed.epochs, count=needed.count)
-        if needed
-        else 0.0,
+        preparation=cost.expert_training(problem, needed) if needed else 0.0,
         peak_bytes=cost.dataset_bytes(problem)
         + (cost.graph_bytes(hp.network, problem.shape[1], 256) if needed else 0),
     )
@@ -238,7 +247,12 @@ def _presets() -> Iterator[Preset]:
             "cifar10",
             10,
             words="for a CPU",
-            settings={"network": "convnet-w32", "net_epochs": 4, "lr_net": 0.05},
+            settings={
+                "network": "convnet-w32",
+                "net_epochs": 4,
+                "lr_net": 0.05,
+                "net_augmentation": OBJECTS,
+            },
             source="this project, sized for one CPU core",
             notes="A narrow network that is trained for four epochs: a trial, not a result.",
         )

@@ -10,8 +10,10 @@ by the images 10 F, by the weights 11.86 F.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from rome_core.recipes.experts import ExpertTraining
 from rome_core.recipes.hyperparameters import Selecting
 from rome_core.recipes.networks import parse
 
@@ -19,10 +21,13 @@ FORWARD = 1.0
 INPUT_GRADIENT = 2.0
 WEIGHT_GRADIENT = 2.93
 MATCHED_GRADIENT = 7.79
-UNROLLED_STEP = 8.7
 ADJOINT_STEP = 11.7
 CURVATURE_BY_IMAGES = 10.0
 CURVATURE_BY_WEIGHTS = 11.86
+
+SYNTHETIC_GROUP = 512
+"""Synthetic images of one differentiated pass: bounds memory, and changes no value beyond
+rounding."""
 
 CURVATURE_GROUP = 64
 """Images whose curvature is differentiated at once: bounds memory, and changes no value beyond
@@ -76,14 +81,23 @@ def dataset_bytes(problem: Problem) -> int:
     return 4 * problem.images * channels * height * width
 
 
-def students(problem: Problem, *, images: int, epochs: int, count: int) -> float:
+def distilled_from(settings: Selecting, problem: Problem, *, most: float = math.inf) -> float:
+    """Real images of all classes, at most `most` of each, without those that judge iterates."""
+    kept = 1 - (settings.kept_out or 0.0)
+    return sum(min(kept * count, most) for count in problem.per_class)
+
+
+def students(*, images: int, epochs: int, count: int) -> float:
     """Passes of training some students on a set of `images` decoded images, E+1 epochs."""
     return WEIGHT_GRADIENT * images * (epochs + 1) * count
 
 
-def expert_training(problem: Problem, *, epochs: int, count: int, attack_steps: int = 0) -> float:
+def expert_training(problem: Problem, training: ExpertTraining) -> float:
     """Passes of training networks on the whole training set."""
-    return problem.images * epochs * count * (WEIGHT_GRADIENT + INPUT_GRADIENT * attack_steps)
+    each = WEIGHT_GRADIENT + INPUT_GRADIENT * training.attack_steps
+    if training.curvature_weight:
+        each += CURVATURE_BY_WEIGHTS
+    return problem.images * training.epochs * training.count * each
 
 
 def judging(
@@ -95,10 +109,10 @@ def judging(
     """
     if settings.selection == "none":
         return 0.0
-    judged = problem.images * (settings.holdout if settings.selection == "holdout" else 0.2)
+    judged = problem.images * (settings.kept_out or 0.2)
     each = FORWARD + (attack if settings.selection_score == "robust" else 0)
     count = settings.num_eval
-    trained = students(problem, images=images, epochs=settings.eval_epochs, count=count)
+    trained = students(images=images, epochs=settings.eval_epochs, count=count)
     return (iterations // settings.eval_interval) * (trained + count * judged * each)
 
 

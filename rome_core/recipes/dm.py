@@ -15,11 +15,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from rome_core.recipes import cost
-from rome_core.recipes.augmentation import SIGNS
+from rome_core.recipes.augmentation import OBJECTS, SIGNS
 from rome_core.recipes.cost import Cost, Problem
 from rome_core.recipes.datasets import DATASETS
 from rome_core.recipes.hyperparameters import (
-    DSA,
     Compiling,
     CurvingImages,
     MethodHyperparameters,
@@ -29,9 +28,6 @@ from rome_core.recipes.hyperparameters import (
     UncoupledNetworkName,
 )
 from rome_core.recipes.presets import Preset, per_class, reference_network
-
-SYNTHETIC_GROUP = 512
-"""Synthetic images of one differentiated pass: bounds memory, changes no value but by rounding."""
 
 
 class DmHyperparameters(MethodHyperparameters, Perturbing, CurvingImages, Selecting, Compiling):
@@ -60,10 +56,11 @@ class DmHyperparameters(MethodHyperparameters, Perturbing, CurvingImages, Select
         description="Random networks whose losses an iteration averages, each with real images and "
         "augmentations of its own. Code: 1.",
     )
-    augmentation: Strategy = Field(
-        DSA,
+    augmentation: Strategy | None = Field(
+        None,
         description="Differentiable Siamese augmentation: operators joined by underscores, one "
-        'drawn per class and network; "none" for none (Zhao and Bilen 2021).',
+        'drawn per class and network; "none" for none (Zhao and Bilen 2021). null takes the '
+        "dataset's own, which mirrors no digits.",
     )
     init: Literal["real", "noise"] = Field(
         "real", description="Start from real images or from Gaussian noise. Paper and code: real."
@@ -100,8 +97,7 @@ def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
     """What a run will cost: the real side's forward passes, mostly."""
     assert isinstance(hyperparameters, DmHyperparameters)
     hp = hyperparameters
-    kept = 1 - hp.holdout if hp.selection == "holdout" else 1.0
-    real = sum(min(kept * count, hp.batch_real) for count in problem.per_class)
+    real = cost.distilled_from(hp, problem, most=hp.batch_real)
     decoded = problem.classes * problem.ipc * hp.factor**2
     attack = cost.INPUT_GRADIENT * hp.pgd_steps
     one = real * (cost.FORWARD + attack * (hp.perturbed in ("real", "both")))
@@ -109,7 +105,7 @@ def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
     if hp.curvature_of_images:
         one += decoded * cost.CURVATURE_BY_IMAGES
     size = problem.shape[1]
-    held = cost.graph_bytes(hp.network, size, min(decoded, SYNTHETIC_GROUP))
+    held = cost.graph_bytes(hp.network, size, min(decoded, cost.SYNTHETIC_GROUP))
     if hp.curvature_of_images:
         held += cost.curvature_bytes(hp.network, size, decoded)
     return Cost(
@@ -195,7 +191,13 @@ _QUICK = (
         ipc=10,
         hyperparameters=MappingProxyType(
             # A quarter of the published width: as fast an image needs four times the rate.
-            {"iterations": 400, "network": "convnet-w32", "batch_real": 64, "lr_img": 5.0}
+            {
+                "iterations": 400,
+                "network": "convnet-w32",
+                "augmentation": OBJECTS,
+                "batch_real": 64,
+                "lr_img": 5.0,
+            }
         ),
         source="this project, sized for one CPU core",
         notes="Narrow networks, small batches and a fiftieth of the iterations: a trial, not a "

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from rome_core.recipes.augmentation import spoils_whitened
 from rome_core.recipes.evaluate import AdversarialTraining
-from rome_core.recipes.hyperparameters import DSA, NetworkName, Strategy
+from rome_core.recipes.hyperparameters import NetworkName, Strategy
 from rome_core.recipes.networks import parse
 
 MAX_SEED = 2**63 - 1
@@ -54,7 +54,11 @@ class ExpertTraining(BaseModel):
     momentum: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0, le=1)
     batch: int = Field(256, ge=1, le=65_536, description="Images a step.")
-    augmentation: Strategy = Field(DSA, description="DSA strategy, parameters per image.")
+    augmentation: Strategy | None = Field(
+        None,
+        description="DSA strategy, parameters per image; null takes the dataset's own, which "
+        "mirrors no digits.",
+    )
     adversarial: AdversarialTraining | None = Field(
         default=None, description="Learn from attacked images alone; null trains on clean ones."
     )
@@ -68,6 +72,20 @@ class ExpertTraining(BaseModel):
     curvature_step: float = Field(
         3.0, gt=0, le=1e3, description="Over which gradients are compared. GUARD: 3."
     )
+
+    @property
+    def attack_steps(self) -> int:
+        """Of each image, before it is trained on: an input gradient each."""
+        return self.adversarial.steps if self.adversarial else 0
+
+    @property
+    def passes_an_image(self) -> int:
+        """Forward and backward, whenever an image is trained on."""
+        return self.attack_steps + 1
+
+    def settled(self, own: str) -> Self:
+        """The same with the dataset's own strategy where this names none."""
+        return self if self.augmentation else self.model_copy(update={"augmentation": own})
 
 
 class ExpertsSpec(ExpertTraining):

@@ -24,11 +24,11 @@ from rome_core.recipes.cost import (
     Cost,
     Problem,
     dataset_bytes,
+    distilled_from,
     graph_bytes,
     judging,
 )
 from rome_core.recipes.hyperparameters import (
-    DSA,
     Compiling,
     Curving,
     MethodHyperparameters,
@@ -101,10 +101,11 @@ class GradientMatchingHyperparameters(
     init: Literal["real", "noise"] = Field(
         "noise", description="Start from real images or from Gaussian noise."
     )
-    augmentation: Strategy = Field(
+    augmentation: Strategy | None = Field(
         "none",
         description="DSA strategy that students of the set train with; DC itself augments nothing. "
-        "Code: none, and crop, scale and rotation for MNIST.",
+        "null takes the dataset's own, which mirrors no digits. Code: none, and crop, scale and "
+        "rotation for MNIST.",
     )
     distance: Literal["layerwise", "mse", "cos"] = Field(
         "layerwise",
@@ -173,11 +174,11 @@ class DsaHyperparameters(GradientMatchingHyperparameters):
         "real",
         description="Start from real images or from Gaussian noise. Code: --init real.",
     )
-    augmentation: Strategy = Field(
-        DSA,
+    augmentation: Strategy | None = Field(
+        None,
         description="Differentiable Siamese augmentation: operators joined by underscores, one "
         "drawn per class and outer step. Networks, and students, are trained with the same "
-        "operators, parameters per image.",
+        "operators, parameters per image. null takes the dataset's own, which mirrors no digits.",
     )
 
 
@@ -195,8 +196,7 @@ def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
     hp = hyperparameters
     assert isinstance(hp, GradientMatchingHyperparameters)
     outer, inner = loops(problem.ipc, hp.outer_loop, hp.inner_loop)
-    kept = 1 - hp.holdout if hp.selection == "holdout" else 1.0
-    real = sum(min(kept * count, hp.batch_real) for count in problem.per_class)
+    real = distilled_from(hp, problem, most=hp.batch_real)
     made = problem.classes * problem.ipc
     attack = INPUT_GRADIENT * hp.pgd_steps
 

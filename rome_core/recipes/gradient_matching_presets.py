@@ -85,7 +85,7 @@ _MODERN = (
             method="dsa",
             dataset="cifar10",
             ipc=ipc,
-            hyperparameters=MappingProxyType({}),
+            hyperparameters=MappingProxyType({"augmentation": DSA}),
             source="the published settings",
             notes="The same as dsa-2021: its settings select nothing and look at no test image. "
             "What was flawed in the code (draws by the clock, one image per class) is mended in "

@@ -173,6 +173,11 @@ class Selecting(BaseModel):
     eval_epochs: int = Field(1_000, ge=1, le=100_000, description="Epochs of one such student.")
 
     @property
+    def kept_out(self) -> float | None:
+        """Fraction of each class that only judges iterates, None for nothing."""
+        return self.holdout if self.selection == "holdout" else None
+
+    @property
     def judged_steps(self) -> int | None:
         """Steps of a run, which `eval_interval` counts; None where the model alone can't say."""
         return getattr(self, "iterations", None)

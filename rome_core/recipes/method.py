@@ -22,14 +22,20 @@ def _no_experts(hyperparameters: BaseModel) -> ExpertTraining | None:
     return None
 
 
+def _own_network(hyperparameters: BaseModel) -> str | None:
+    return getattr(hyperparameters, "network", None)
+
+
 @dataclass(frozen=True)
 class MethodRecipe:
     """A method as a recipe: its hyperparameters and presets.
 
     `images_per_class(hyperparameters, ipc)` is how many real images of a class its start needs,
-    `experts(hyperparameters)` the trained networks it needs before it begins, if any, and
-    `cost(hyperparameters, problem)` what a run will cost, where that can be said. A method that
-    makes as many images as there are real ones takes no ipc: specs leave it out, and it is None.
+    `experts(hyperparameters)` the trained networks it needs before it begins, if any,
+    `network(hyperparameters)` the name of the network that sets are made with, if any, and
+    `predict_cost(hyperparameters, problem)` what a run will cost, where that can be said. A method
+    that makes as many images as there are real ones takes no ipc: specs leave it out, and it is
+    None.
     """
 
     name: str
@@ -41,7 +47,8 @@ class MethodRecipe:
     resumable: bool = True
     images_per_class: Callable[[BaseModel, int], int] = field(default=_as_many_as_asked)
     experts: Callable[[BaseModel], ExpertTraining | None] = field(default=_no_experts)
-    cost: Callable[[BaseModel, Problem], Cost] | None = None
+    network: Callable[[BaseModel], str | None] = field(default=_own_network)
+    predict_cost: Callable[[BaseModel, Problem], Cost] | None = None
     takes_ipc: bool = True
 
     def as_dict(self) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from rome_core.recipes.cost import Cost, Problem
 from rome_core.recipes.evaluate import AdversarialTraining
 from rome_core.recipes.experts import ExpertTraining
 from rome_core.recipes.hyperparameters import (
-    DSA,
     Curving,
     MethodHyperparameters,
     Selecting,
@@ -57,10 +56,11 @@ class MttHyperparameters(MethodHyperparameters, Curving, Selecting):
         description="Name of the experts' and the student's architecture, without batch "
         "normalisation. Code: ConvNet (depth 3, width 128).",
     )
-    augmentation: Strategy = Field(
-        DSA,
+    augmentation: Strategy | None = Field(
+        None,
         description="DSA strategy of experts and student, one operator a batch and parameters per "
-        'image; "none" for none (Zhao and Bilen 2021).',
+        'image; "none" for none (Zhao and Bilen 2021). null takes the dataset\'s own, which '
+        "mirrors no digits.",
     )
     init: Literal["real", "noise"] = Field(
         "real", description="Start from real images or from Gaussian noise. Paper: real."
@@ -264,7 +264,7 @@ def experts(hyperparameters: BaseModel) -> ExpertTraining:
 def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
     """What a run will cost: the experts first, then the student's steps and back."""
     assert isinstance(hyperparameters, MttHyperparameters)
-    hp, needed = hyperparameters, experts(hyperparameters)
+    hp = hyperparameters
     images = problem.classes * problem.ipc
     batch = min(images, hp.batch_syn or images)
     a_step = cost.ADJOINT_STEP if hp.gradient == "adjoint" else TESLA_STEP
@@ -273,20 +273,11 @@ def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
         one += images * cost.CURVATURE_BY_IMAGES
     if hp.soft_labels == "teacher":
         one += images * cost.FORWARD
-    trained = problem.images * needed.epochs * needed.count
-    preparation = cost.expert_training(
-        problem,
-        epochs=needed.epochs,
-        count=needed.count,
-        attack_steps=needed.adversarial.steps if needed.adversarial else 0,
-    )
-    if needed.curvature_weight:
-        preparation += trained * cost.CURVATURE_BY_WEIGHTS
     return Cost(
         network=hp.network,
         iterations=hp.iterations,
         iteration=one,
-        preparation=preparation,
+        preparation=cost.expert_training(problem, experts(hp)),
         selection=cost.judging(
             hp,
             problem,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from rome_core.recipes.augmentation import SIGNS
+from rome_core.recipes.augmentation import OBJECTS, SIGNS
 from rome_core.recipes.datasets import DATASETS
 from rome_core.recipes.presets import Preset, per_class, reference_network
 
@@ -151,6 +151,7 @@ _QUICK = (
             {
                 "iterations": 40,
                 "network": "convnet-w32",
+                "augmentation": OBJECTS,
                 "syn_steps": 10,
                 "expert_epochs": 1,
                 "max_start_epoch": 2,

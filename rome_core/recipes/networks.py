@@ -205,6 +205,11 @@ def parse(name: str) -> NetworkSpec:
         raise ValueError(f"{name!r}: {problem}") from None
 
 
+def reference(size: int) -> str:
+    """The field's network for images of `size` pixels a side: a fourth block from 64 on."""
+    return "convnet-d4" if size >= 64 else "convnet"
+
+
 def catalogue(family: str = "convnet") -> tuple[NetworkPart, ...]:
     """Every published part of a family's names, in the order of the fields."""
     known = _family(family)

@@ -17,11 +17,13 @@ from rome_core.recipes.cost import (
     CURVATURE_BY_WEIGHTS,
     FORWARD,
     INPUT_GRADIENT,
+    SYNTHETIC_GROUP,
     WEIGHT_GRADIENT,
     Cost,
     Problem,
     curvature_bytes,
     dataset_bytes,
+    distilled_from,
     graph_bytes,
     judging,
 )
@@ -59,10 +61,11 @@ class PoolHyperparameters(MethodHyperparameters, Perturbing, Curving, Selecting,
         description="Name of the pool's architecture, without batch normalisation. "
         "Code: ConvNet (depth 3, width 128).",
     )
-    augmentation: Strategy = Field(
-        DSA,
+    augmentation: Strategy | None = Field(
+        None,
         description="Differentiable Siamese augmentation: operators joined by underscores, one "
-        'drawn per class and iteration; "none" for none (Zhao and Bilen 2021).',
+        'drawn per class and iteration; "none" for none (Zhao and Bilen 2021). null takes the '
+        "dataset's own, which mirrors no digits; the code mirrors all.",
     )
     init: Literal["real", "noise"] = Field(
         "real", description="Start from real images or from Gaussian noise. Code: --init real."
@@ -181,8 +184,7 @@ def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
     """What a run will cost: the three methods differ in nothing that counts."""
     hp = hyperparameters
     assert isinstance(hp, PoolHyperparameters)
-    kept = 1 - hp.holdout if hp.selection == "holdout" else 1.0
-    real = sum(min(kept * count, hp.batch_real) for count in problem.per_class)
+    real = distilled_from(hp, problem, most=hp.batch_real)
     decoded = problem.classes * problem.ipc * hp.factor**2
     attack = INPUT_GRADIENT * hp.pgd_steps
 
@@ -194,12 +196,16 @@ def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
     each_lesson = each_learnt * (2 if hp.pool_training == "both" else 1)
     if hp.pool_training != "clean":
         each_lesson += attack
-    lessons = hp.fetch_net_num * hp.model_train_steps * min(hp.batch_train, kept * problem.images)
+    lessons = (
+        hp.fetch_net_num * hp.model_train_steps * min(hp.batch_train, distilled_from(hp, problem))
+    )
 
     network = parse(hp.network)
     weights = 9 * network.width**2 * network.depth  # of any family, within a factor of two or so
     one_class = decoded // problem.classes
-    graph = one_class if hp.image_step == "per_class" else min(decoded, max(512, one_class))
+    graph = (
+        one_class if hp.image_step == "per_class" else min(decoded, max(SYNTHETIC_GROUP, one_class))
+    )
     size = problem.shape[1]
     held = graph_bytes(hp.network, size, graph)
     if hp.curvature_of_images:
@@ -219,6 +225,7 @@ def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
 # The released codes share a loop: what differs from the defaults in all their commands.
 RELEASED: dict[str, Any] = {
     "iterations": 20_001,
+    "augmentation": DSA,  # of digits too
     "image_step": "per_class",
     "perf_weight": "acc_percent",
     "meter": "since_evaluation",
@@ -228,6 +235,7 @@ RELEASED: dict[str, Any] = {
 # percentage, so ce_weight is a hundred times the released one.
 SOUND: dict[str, Any] = {
     "iterations": 20_000,
+    "augmentation": DSA,
     "image_step": "batched",
     "perf_weight": "acc_fraction",
     "meter": "ema",

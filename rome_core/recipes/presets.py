@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rome_core.recipes.dataset_facts import DatasetFacts
+from rome_core.recipes.networks import reference
 
 
 @dataclass(frozen=True)
@@ -46,5 +47,5 @@ def per_class(ipc: int) -> str:
 
 
 def reference_network(facts: DatasetFacts) -> str:
-    """The field's network for images of this size: a fourth block from 64 pixels a side on."""
-    return "convnet-d4" if facts.shape[1] >= 64 else "convnet"
+    """The field's network for a dataset's images."""
+    return reference(facts.shape[1])

@@ -159,8 +159,8 @@ class SubjectReport(BaseModel):
 class SetReport(BaseModel):
     """The synthetic set that students learned from.
 
-    `learning_rate` is what they started from, null in reports of before a set's own was taken:
-    there it is `students.learning_rate`.
+    `learning_rate` is what they started from, and `network` what they were; null in reports of
+    before a set's own was taken: there they are `students.learning_rate` and `students.network`.
     """
 
     model_config = PLAIN
@@ -173,6 +173,7 @@ class SetReport(BaseModel):
     training_images: int
     augmentation: str
     learning_rate: float | None = None
+    network: str | None = None
     labels: Literal["hard", "soft"] = "hard"
     students: Students
     train_accuracy: Share

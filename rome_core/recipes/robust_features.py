@@ -14,20 +14,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from rome_core.recipes import cost as costs
+from rome_core.recipes import cost
 from rome_core.recipes.attacks import FractionText
+from rome_core.recipes.augmentation import OBJECTS, SIGNS
 from rome_core.recipes.cost import Cost, Problem
 from rome_core.recipes.evaluate import AdversarialTraining
 from rome_core.recipes.experts import ExpertTraining
 from rome_core.recipes.hyperparameters import (
-    DSA,
     MethodHyperparameters,
     Strategy,
     UncoupledNetworkName,
 )
 from rome_core.recipes.presets import Preset
-
-GROUP = 512  # images whose graph is held at once; changes no value beyond rounding
 
 
 class RobustFeaturesHyperparameters(MethodHyperparameters):
@@ -62,14 +60,19 @@ class RobustFeaturesHyperparameters(MethodHyperparameters):
         le=100_000,
         description="Real images per class and iteration for objective class_mean.",
     )
-    labels: Literal["hard", "soft"] = Field(
-        "soft", description="soft: the teacher's probabilities of the images are stored with them."
+    labels: Literal["hard", "soft", "smoothed"] = Field(
+        "soft",
+        description="soft: the teacher's probabilities of the images are stored with them. "
+        "smoothed: the class has the teacher's mean probability of it and the others share the "
+        "rest, the control that tells what a teacher knows beside how sure it is.",
     )
     temperature: float = Field(
         1.0, gt=0, le=100, description="Of the teacher's probabilities; above 1 they are flatter."
     )
-    augmentation: Strategy = Field(
-        DSA, description="DSA strategy of objective class_mean, and what students train with."
+    augmentation: Strategy | None = Field(
+        None,
+        description="DSA strategy of objective class_mean, and what students train with; null "
+        "takes the dataset's own, which mirrors no digits.",
     )
 
     teacher_training: Literal["adversarial", "clean"] = Field(
@@ -83,7 +86,11 @@ class RobustFeaturesHyperparameters(MethodHyperparameters):
     teacher_epochs: int = Field(30, ge=1, le=10_000, description="Its passes over the dataset.")
     teacher_lr: float = Field(0.05, gt=0, le=100, description="A tenth from half-time on.")
     teacher_batch: int = Field(128, ge=1, le=65_536, description="Images of one training step.")
-    teacher_augmentation: Strategy = Field("crop_flip", description="DSA strategy of its training.")
+    teacher_augmentation: Strategy | None = Field(
+        "crop_flip",
+        description="DSA strategy of its training. Take flip out where a mirror matters; null "
+        "takes the dataset's own.",
+    )
     teacher_epsilon: FractionText = Field(
         "8/255", description="Linf radius of its PGD in pixel space (Madry et al. 2018)."
     )
@@ -105,6 +112,12 @@ class RobustFeaturesHyperparameters(MethodHyperparameters):
 def images_per_class(hyperparameters: BaseModel, ipc: int) -> int:
     """How many real images of each class it needs: those whose features are taken."""
     return ipc
+
+
+def network(hyperparameters: BaseModel) -> str:
+    """The network that sets are made with: the teacher."""
+    assert isinstance(hyperparameters, RobustFeaturesHyperparameters)
+    return hyperparameters.teacher_network
 
 
 def experts(hyperparameters: BaseModel) -> ExpertTraining:
@@ -132,28 +145,21 @@ def experts(hyperparameters: BaseModel) -> ExpertTraining:
     )
 
 
-def cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
-    """Of teacher and images."""
+def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
+    """What a run will cost: the teacher first, then the images."""
     assert isinstance(hyperparameters, RobustFeaturesHyperparameters)
     hp = hyperparameters
     images = problem.classes * problem.ipc
-    iteration = costs.INPUT_GRADIENT * images if hp.objective != "none" else 0.0
+    iteration = cost.INPUT_GRADIENT * images if hp.objective != "none" else 0.0
     if hp.objective == "class_mean":
         iteration += sum(min(count, hp.batch_real) for count in problem.per_class)
-    steps = hp.teacher_steps if hp.teacher_training == "adversarial" else 0
-    curving = 0.0
-    if hp.teacher_curvature:
-        curving = costs.CURVATURE_BY_WEIGHTS * problem.images * hp.teacher_epochs
     return Cost(
         network=hp.teacher_network,
         iterations=hp.iterations,
         iteration=iteration,
-        preparation=costs.expert_training(
-            problem, epochs=hp.teacher_epochs, count=1, attack_steps=steps
-        )
-        + curving,
-        peak_bytes=costs.dataset_bytes(problem)
-        + costs.graph_bytes(hp.teacher_network, problem.shape[1], min(images, GROUP)),
+        preparation=cost.expert_training(problem, experts(hp)),
+        peak_bytes=cost.dataset_bytes(problem)
+        + cost.graph_bytes(hp.teacher_network, problem.shape[1], min(images, cost.SYNTHETIC_GROUP)),
     )
 
 
@@ -191,6 +197,7 @@ PRESETS: Mapping[str, Preset] = {
                 "An experiment, not a published setting: the teacher is trained in the job unless "
                 "the job names one.",
                 iterations=1_000,
+                augmentation=OBJECTS,
             )
             for ipc in (10, 50)
         ),
@@ -200,6 +207,7 @@ PRESETS: Mapping[str, Preset] = {
             "cifar10",
             10,
             "Its teacher takes most of an hour of two cores, the images a minute.",
+            augmentation=OBJECTS,
             **_CPU,
         ),
         _preset(
@@ -209,7 +217,7 @@ PRESETS: Mapping[str, Preset] = {
             10,
             "A trial of a minute, not a result.",
             iterations=50,
-            augmentation="color_crop_cutout_scale_rotate",
+            augmentation=SIGNS,
             teacher_network="convnet-d2-w32",
             teacher_epochs=20,
             teacher_augmentation="crop_scale_rotate",

@@ -39,6 +39,7 @@ BUILT_IN = {
     "idm": "rome_core.distillation.idm:Idm",
     "bacon": "rome_core.distillation.bacon:Bacon",
     "mtt": "rome_core.distillation.mtt:Mtt",
+    "bptt": "rome_core.distillation.bptt:Bptt",
     "dm": "rome_core.distillation.dm:Dm",
     "dc": "rome_core.distillation.gradient_matching:Dc",
     "dsa": "rome_core.distillation.gradient_matching:Dsa",
@@ -93,8 +94,10 @@ def distill(spec: Mapping[str, Any], context: Context) -> Outcome:
         should_stop=context.should_stop,
         evaluation=selection(method, dataset, hyperparameters, spec["seed"], context, plan),
     )
-    synthetic = replace(distilled.synthetic, preset=spec["preset"])
-    last = distilled.last and replace(distilled.last, preset=spec["preset"])
+    named = distilled.synthetic.network or recipe.network(hyperparameters)
+    made: dict[str, Any] = {"preset": spec["preset"], "network": named}
+    synthetic = replace(distilled.synthetic, **made)
+    last = distilled.last and replace(distilled.last, **made)
     told = provenance(
         spec,
         dataset,
@@ -143,9 +146,9 @@ def _plan(
     Raises CoreError no_compiler where compiling is demanded and cannot be done.
     """
     images = 0  # forward and backward, which are two passes
-    if recipe.cost is not None:
+    if recipe.predict_cost is not None:
         per_class = tuple(dataset.train_labels.bincount(minlength=dataset.classes).tolist())
-        cost = recipe.cost(hyperparameters, Problem(dataset.shape, per_class, ipc))
+        cost = recipe.predict_cost(hyperparameters, Problem(dataset.shape, per_class, ipc))
         images = int(cost.iterations * cost.iteration / 2)
     return passes.plan(
         mode=MODES_OF_PLAN[getattr(hyperparameters, "compile", "off")],

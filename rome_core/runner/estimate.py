@@ -57,14 +57,14 @@ def estimate(spec: Mapping[str, Any], data_root: Path) -> Estimate:
     """
     recipe = catalogue.method(spec["method"])
     assert recipe is not None, "the spec is canonical"
-    if recipe.cost is None:
+    if recipe.predict_cost is None:
         message = f"the recipe of {recipe.name!r} does not say what a run costs"
         remedy = "Run it and look at its pace; to draw real images costs next to nothing."
         raise SpecError([FieldProblem("method", message, remedy)])
     shape, per_class = _counted(spec["dataset"], data_root)
     ipc = spec["ipc"] or max(per_class)
     hyperparameters = recipe.hyperparameters.model_validate(spec["hyperparameters"])
-    cost = recipe.cost(hyperparameters, Problem(shape, per_class, ipc))
+    cost = recipe.predict_cost(hyperparameters, Problem(shape, per_class, ipc))
     channels, size, _ = shape
     classes = len(per_class)
     work = footprint(parse(cost.network), channels=channels, size=size, classes=classes)

@@ -126,7 +126,7 @@ def _load_set(asked: EvaluateSpec, context: Context) -> _Asked:
         training,
         synthetic,
         {asked.artifact: f"sha256:{file_digest(path)}"},
-        asked.students.network,
+        training.architecture(asked.students),
     )
 
 
@@ -158,6 +158,7 @@ def _students(asked: EvaluateSpec, loaded: _Asked) -> dict[str, Any]:
     if not isinstance(loaded.subjects, TrainingSet):
         return {}
     learned = {
+        "network": loaded.subjects.architecture(asked.students),
         "learning_rate": loaded.subjects.rate(asked.students),
         "labels": loaded.subjects.kind_of_labels,
         "space": loaded.space.name,
@@ -180,6 +181,7 @@ def _report(asked: EvaluateSpec, loaded: _Asked, done: Evaluated) -> EvaluationR
             training_images=len(loaded.subjects.images),
             augmentation=loaded.subjects.augmentation,
             learning_rate=loaded.subjects.rate(asked.students),
+            network=loaded.subjects.architecture(asked.students),
             labels=loaded.subjects.kind_of_labels,
             students=asked.students,
             train_accuracy=Share.of(list(done.train_accuracy)),

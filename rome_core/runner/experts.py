@@ -73,6 +73,7 @@ def experts(spec: Mapping[str, Any], context: Context) -> Outcome:
     if asked.whitening == "zca":
         dataset = _whitened(dataset, context)
     context.report(Progress("loading", 1, 1))
+    training = training.settled(dataset.augmentation)
     made = _make(training, dataset, asked.seed, context)
     context.report(Progress("saving", 0, 1))
     told = provenance(
@@ -107,6 +108,7 @@ def obtain(
     the cache does not tell compiled experts from others, which differ by rounding. Raises CoreError
     artifact_mismatch for a file of others than the method needs, as `Experts.open` does for none.
     """
+    training = training.settled(dataset.augmentation)
     named = spec.get("experts")
     if named is None:
         made = _make(training, dataset, DEFAULT_SEED, context, mode)
@@ -153,7 +155,10 @@ def _make(
         return _Made(found, None, ("the experts were read from the cache",))
     plan = passes.plan(
         mode=mode,
-        images=training.count * training.epochs * len(dataset.train_images) * _passes(training),
+        images=training.count
+        * training.epochs
+        * len(dataset.train_images)
+        * training.passes_an_image,
         threads=context.threads,
         network=parse(training.network),
         size=dataset.shape[1],
@@ -189,10 +194,6 @@ def _make(
             link(path, cached)
             trim(cached.parent, CACHE_BYTES)
     return _Made(Experts.open(path), plan, notes)
-
-
-def _passes(training: ExpertTraining) -> int:
-    return 1 + (training.adversarial.steps if training.adversarial else 0)
 
 
 def _from_cache(cached: Path, path: Path, training: ExpertTraining, seed: int) -> Experts | None:

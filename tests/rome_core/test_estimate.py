@@ -42,7 +42,7 @@ def test_every_preset_that_computes_has_a_cost() -> None:
     for preset in catalogue.presets():
         recipe = catalogue.method(preset.method)
         assert recipe is not None
-        if recipe.cost is None:
+        if recipe.predict_cost is None:
             continue
         spec = canonical({"kind": "distill", "preset": preset.name}, seed=0)
         told = estimate(spec, Path("nowhere"))

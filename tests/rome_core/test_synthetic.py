@@ -231,6 +231,8 @@ def test_metadata_of_ours_is_checked(tmp_path: Path) -> None:
         ("std", [0.2, -0.2, 0.2], "std"),
         ("learning_rate", 0.0, "learning_rate"),
         ("augmentation", "nonsense", "unknown operator 'nonsense'"),
+        ("network", "nonsense", "unknown network family 'nonsense'"),
+        ("network", 3, "network"),
     )
     for field, value, words in changes:
         torch.save({**good, field: value}, path)
@@ -362,6 +364,19 @@ def test_the_bytes_of_plain_sets_are_those_of_before(tmp_path: Path) -> None:
     synthetic.save_pt(made(factor=2), tmp_path / "set.pt")
     content = torch.load(tmp_path / "set.pt", weights_only=True)
     assert {**json.loads(header["__metadata__"]["set"]), "data": content["data"]} == content
+
+
+@pytest.mark.parametrize("name", ["set.pt", "set.safetensors"])
+def test_a_set_says_which_network_it_was_made_with(name: str, tmp_path: Path) -> None:
+    save = synthetic.save_pt if name.endswith(".pt") else synthetic.save_safetensors
+    one = replace(made(), network="convnet-d4")
+    save(one, tmp_path / name)
+    assert same(synthetic.load(tmp_path / name), one)
+    assert one.metadata()["network"] == "convnet-d4"
+    assert one.metadata()["format_version"] == 1
+    save(made(), tmp_path / name)  # which says none, as files of before
+    assert synthetic.load(tmp_path / name).network is None
+    assert made().metadata()["network"] is None
 
 
 def test_the_safetensors_twin_of_a_whitened_set_holds_its_whitening(tmp_path: Path) -> None:

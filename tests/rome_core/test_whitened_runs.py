@@ -147,13 +147,18 @@ def test_a_whitened_set_is_evaluated_on_whitened_images(context: Context) -> Non
     assert fgsm.mean < protocol.clean.mean
     assert "clamp_sensitive" not in [finding["code"] for finding in protocol.findings]
     provenance = json.loads((context.workdir / "results" / "provenance.json").read_text())
-    assert provenance["students"] == {"learning_rate": RATE, "labels": "soft", "space": "zca"}
+    assert provenance["students"] == {
+        "network": NETWORK,
+        "learning_rate": RATE,
+        "labels": "soft",
+        "space": "zca",
+    }
     assert provenance["dataset"]["space"] == "normalised"  # its images were read, not whitened
     assert weights.read(path, channels=1, size=8, classes=10).whitening is not None
     words = summary.evaluated(told.model_dump(), outcome, None).splitlines()[0]
     assert words == (
-        "Students started from a learning rate of 0.0321 and learned soft labels of 120 "
-        "ZCA-whitened images."
+        f"Students of {NETWORK} started from a learning rate of 0.0321 and learned soft labels of "
+        "120 ZCA-whitened images."
     )
 
 

@@ -79,7 +79,7 @@ def naive_expert(
             x = dataset.space.from_pixels(dataset.train_images[chosen].to(dtype))
             y = dataset.train_labels[chosen]
             rows = augment.draw(
-                training.augmentation,
+                training.augmentation or dataset.augmentation,
                 len(chosen),
                 size=size,
                 generator=generator(*path, "augmentation", batch),

@@ -34,6 +34,7 @@ class NaiveGradientMatching:
         self.hp, self.ipc, self.draws, self.dtype = hp, ipc, Draws(seed), dtype
         self.outer_loop, self.inner_loop = hp.outer_loop, hp.inner_loop
         self.classes, self.shape = dataset.classes, dataset.shape
+        self.strategy = hp.augmentation or dataset.augmentation
         self.mean = dataset.mean.to(dtype).view(-1, 1, 1)
         self.std = dataset.std.to(dtype).view(-1, 1, 1)
         self.real = (dataset.train_images.to(dtype) - self.mean) / self.std
@@ -114,7 +115,7 @@ class NaiveGradientMatching:
         """Every image meets what the class drew for this outer step, then perhaps an attack."""
         if self.siamese:
             drawn = augment.draw(
-                self.hp.augmentation,
+                self.strategy,
                 len(x),
                 size=self.shape[1],
                 generator=self.draws.augmentation(self.iteration, self.outer, label),
@@ -138,7 +139,7 @@ class NaiveGradientMatching:
             x, labels = images[chosen], chosen // self.ipc
             if self.siamese:
                 drawn = augment.draw(
-                    hp.augmentation, len(x), size=self.shape[1], generator=draws, siamese=False
+                    self.strategy, len(x), size=self.shape[1], generator=draws, siamese=False
                 )
                 x = augment.apply(x, drawn)
             loss = F.cross_entropy(self.network(x), labels)

@@ -49,6 +49,7 @@ class NaiveMtt:
     ) -> None:
         self.hp, self.experts, self.draws, self.dtype = hp, experts, Draws(seed), dtype
         self.size, self.classes = dataset.shape[1], dataset.classes
+        self.strategy = hp.augmentation or dataset.augmentation
         self.labels = torch.arange(dataset.classes).repeat_interleave(ipc)
         self.network: nn.Module = networks.build(
             hp.network,
@@ -125,7 +126,7 @@ class NaiveMtt:
                 left = list(torch.split(order, hp.batch_syn or len(order)))
             chosen = left.pop()
             rows = augment.draw(
-                hp.augmentation,
+                self.strategy,
                 len(chosen),
                 size=self.size,
                 generator=self.draws.student_augmentation(self.iteration, step),

@@ -45,6 +45,7 @@ class NaivePool(ABC):
     ) -> None:
         self.hp, self.ipc, self.draws, self.dtype = hp, ipc, Draws(seed), dtype
         self.classes, self.shape = dataset.classes, dataset.shape
+        self.strategy = hp.augmentation or dataset.augmentation
         self.mean = dataset.mean.to(dtype).view(-1, 1, 1)
         self.std = dataset.std.to(dtype).view(-1, 1, 1)
         self.real = (dataset.train_images.to(dtype) - self.mean) / self.std
@@ -189,7 +190,7 @@ class NaivePool(ABC):
     def augment(self, x: Tensor, turn: int, label: int) -> Tensor:
         """Every image meets what the class drew for this iteration."""
         drawn = augment.draw(
-            self.hp.augmentation,
+            self.strategy,
             len(x),
             size=self.shape[1],
             generator=self.draws.augmentation(self.iteration, turn, label),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rome_core.data import Dataset
-from rome_core.distillation import dm
+from rome_core.distillation import dm, sides
 from rome_core.distillation.dm import Dm
 from rome_core.errors import CoreError
 from rome_core.passes import plan
@@ -48,7 +48,7 @@ def make(
 
 
 def naive(fast: Dm) -> NaiveDm:
-    return NaiveDm(fast.dataset, fast.hyperparameters, ipc=fast.ipc, seed=5)
+    return NaiveDm(fast.material.dataset, fast.hyperparameters, ipc=fast.ipc, seed=5)
 
 
 @pytest.mark.parametrize("changes", SWITCHES.values(), ids=SWITCHES.keys())
@@ -79,7 +79,7 @@ def test_groups_of_classes_change_nothing(tiny: Dataset, monkeypatch: pytest.Mon
     together, apart = make(tiny), make(tiny)
     for _ in range(3):
         together.step()
-    monkeypatch.setattr(dm, "REAL_GROUP", 7)
+    monkeypatch.setattr(sides, "REAL_GROUP", 7)
     monkeypatch.setattr(dm, "SYNTHETIC_GROUP", 3)
     for _ in range(3):
         apart.step()

@@ -120,6 +120,15 @@ def test_experts_equal_a_naive_loop(
         assert experts.accuracy[number] == pytest.approx(naive.accuracy)
 
 
+def test_a_file_names_the_datasets_own_strategy(tiny: Dataset, tmp_path: Path) -> None:
+    dataset = replace(tiny, augmentation="crop_rotate")
+    own = run(dataset, recipe(count=1, epochs=1), tmp_path / "own")
+    named = run(dataset, recipe(count=1, epochs=1, augmentation="crop_rotate"), tmp_path / "named")
+    assert own.training == named.training
+    assert own.training.augmentation == "crop_rotate"
+    assert own.path.read_bytes() == named.path.read_bytes()
+
+
 def test_forgetting_is_counted_over_many_epochs(tiny: Dataset, tmp_path: Path) -> None:
     """Of labels that mean nothing some images are forgotten twice, and some never learned."""
     shuffled = torch.randperm(len(tiny.train_labels), generator=generator(1, "shuffled"))

@@ -67,7 +67,7 @@ def make(
 
 
 def naive(fast: GradientMatching[Any]) -> NaiveGradientMatching:
-    return NaiveGradientMatching(fast.dataset, fast.hyperparameters, ipc=fast.ipc, seed=5)
+    return NaiveGradientMatching(fast.material.dataset, fast.hyperparameters, ipc=fast.ipc, seed=5)
 
 
 def assert_equal_networks(fast: GradientMatching[Any], slow: NaiveGradientMatching) -> None:

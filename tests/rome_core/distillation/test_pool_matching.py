@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rome_core.data import Dataset
-from rome_core.distillation import curvature, pool_matching
+from rome_core.distillation import curvature, pool_matching, sides
 from rome_core.distillation.bacon import Bacon
 from rome_core.distillation.idm import Idm
 from rome_core.distillation.pool_matching import PoolMatching
@@ -86,7 +86,7 @@ def make(
 
 
 def naive(kind: str, fast: PoolMatching[Any]) -> NaivePool:
-    return KINDS[kind].naive(fast.dataset, fast.hyperparameters, ipc=fast.ipc, seed=5)
+    return KINDS[kind].naive(fast.material.dataset, fast.hyperparameters, ipc=fast.ipc, seed=5)
 
 
 @pytest.mark.parametrize("changes", SWITCHES.values(), ids=SWITCHES.keys())
@@ -151,7 +151,7 @@ def test_groups_change_nothing(kind: str, tiny: Dataset, monkeypatch: pytest.Mon
     together, apart = (make(kind, tiny, **ROBUST, **SWITCHES["curvature"]) for _ in range(2))
     for _ in range(2):
         together.step()
-    monkeypatch.setattr(pool_matching, "REAL_GROUP", 7)
+    monkeypatch.setattr(sides, "REAL_GROUP", 7)
     monkeypatch.setattr(pool_matching, "SYNTHETIC_GROUP", 9)
     monkeypatch.setattr(curvature, "GROUP", 5)
     for _ in range(2):

@@ -20,7 +20,11 @@ from rome_core.networks import build
 from rome_core.passes import plan
 from rome_core.randomness import generator
 from rome_core.recipes.cost import CURVATURE_BY_WEIGHTS, Problem
-from rome_core.recipes.robust_features import RobustFeaturesHyperparameters, cost, experts
+from rome_core.recipes.robust_features import (
+    RobustFeaturesHyperparameters,
+    experts,
+    predict_cost,
+)
 
 NETWORK = "convnet-d2-w8"
 TINY: dict[str, Any] = {"iterations": 6, "batch_real": 5, "teacher_network": NETWORK}
@@ -85,7 +89,7 @@ def naive_step(method: RobustFeatures, pixels: Tensor, iteration: int, ipc: int)
                 loss = loss + off.square().sum().sqrt() / target.square().sum().sqrt()
         else:
             row = augment.draw(
-                hp.augmentation,
+                hp.augmentation or dataset.augmentation,
                 1,
                 size=8,
                 generator=method.draws.augmentation(iteration, 0, label),
@@ -214,13 +218,13 @@ def test_the_teacher_is_trained_as_asked() -> None:
 def test_its_cost_counts_teacher_and_images() -> None:
     problem = Problem((3, 8, 8), (12, 12, 12), ipc=2)
     hp = RobustFeaturesHyperparameters(**TINY, teacher_epochs=2, teacher_steps=4)
-    told = cost(hp, problem)
+    told = predict_cost(hp, problem)
     assert told.iteration == 2 * 6
     assert told.preparation == pytest.approx(36 * 2 * (2.93 + 2 * 4))
-    still = cost(RobustFeaturesHyperparameters(objective="none"), problem)
+    still = predict_cost(RobustFeaturesHyperparameters(objective="none"), problem)
     assert still.iteration == 0
     matched = RobustFeaturesHyperparameters(**TINY, objective="class_mean")
-    assert cost(matched, problem).iteration == 2 * 6 + 15
+    assert predict_cost(matched, problem).iteration == 2 * 6 + 15
 
 
 def test_a_file_of_experts_is_read_from_disk(tiny: Dataset, teacher: Experts) -> None:
@@ -234,10 +238,25 @@ def test_the_curvature_of_a_teacher_costs_passes() -> None:
     problem = Problem((3, 8, 8), (12, 12, 12), ipc=2)
     plain = RobustFeaturesHyperparameters(**TINY, teacher_epochs=2)
     curved = RobustFeaturesHyperparameters(**TINY, teacher_epochs=2, teacher_curvature=100.0)
-    more = cost(curved, problem).preparation - cost(plain, problem).preparation
+    more = predict_cost(curved, problem).preparation - predict_cost(plain, problem).preparation
     assert more == pytest.approx(CURVATURE_BY_WEIGHTS * 36 * 2)
 
 
 def test_a_teacher_that_couples_images_is_refused_by_its_field() -> None:
     with pytest.raises(ValidationError, match="teacher_network"):
         RobustFeaturesHyperparameters(teacher_network="convnet-batch")
+
+
+def test_smoothed_labels_are_as_sure_as_the_teacher_and_know_no_more(
+    tiny: Dataset, teacher: Experts
+) -> None:
+    soft = make(tiny, teacher, temperature=0.2).synthetic_set().soft_labels
+    smoothed = make(tiny, teacher, temperature=0.2, labels="smoothed").synthetic_set().soft_labels
+    assert soft is not None
+    assert smoothed is not None
+    own = torch.arange(3).repeat_interleave(2)
+    sure = float(sum(float(row[label]) for row, label in zip(soft, own, strict=True))) / len(soft)
+    expected = torch.full_like(smoothed, (1 - sure) / 2)
+    expected[torch.arange(6), own] = sure
+    torch.testing.assert_close(smoothed, expected)
+    assert soft.std(dim=0).max() > 0

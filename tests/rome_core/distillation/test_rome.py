@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rome_core.data import Dataset
-from rome_core.distillation import pool_matching
+from rome_core.distillation import pool_matching, sides
 from rome_core.distillation.rome import Rome, l2, tv2
 from rome_core.errors import CoreError
 from rome_core.passes import plan
@@ -62,7 +62,7 @@ def make(
 
 
 def naive(fast: Rome, dtype: torch.dtype = torch.float64) -> NaiveRome:
-    return NaiveRome(fast.dataset, fast.hyperparameters, ipc=fast.ipc, seed=5, dtype=dtype)
+    return NaiveRome(fast.material.dataset, fast.hyperparameters, ipc=fast.ipc, seed=5, dtype=dtype)
 
 
 def assert_equal_pools(fast: Rome, slow: NaiveRome, tolerance: float) -> None:
@@ -120,7 +120,7 @@ def test_groups_of_classes_change_nothing(tiny: Dataset, monkeypatch: pytest.Mon
     together, apart = make(tiny), make(tiny)
     for _ in range(3):
         together.step()
-    monkeypatch.setattr(pool_matching, "REAL_GROUP", 7)
+    monkeypatch.setattr(sides, "REAL_GROUP", 7)
     monkeypatch.setattr(pool_matching, "SYNTHETIC_GROUP", 9)
     for _ in range(3):
         apart.step()

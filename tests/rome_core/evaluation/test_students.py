@@ -220,6 +220,42 @@ def test_a_packed_set_is_decoded_first() -> None:
     assert TrainingSet.of(packed, augmentation="none").augmentation == "none"
 
 
+@pytest.mark.parametrize(
+    ("size", "factor", "field"),
+    [
+        (8, 1, "convnet"),
+        (32, 2, "convnet"),
+        (63, 1, "convnet"),
+        (64, 1, "convnet-d4"),
+        (64, 2, "convnet-d4"),
+    ],
+)
+def test_students_are_the_network_of_the_set_or_the_fields(
+    size: int, factor: int, field: str
+) -> None:
+    """Decoded images have the size of stored ones, however many are packed."""
+    plain = SyntheticSet(
+        images=torch.zeros(2, 1, size, size),
+        labels=torch.tensor([0, 1]),
+        factor=factor,
+        dataset="digits",
+        classes=2,
+        ipc=1,
+        space=Normalised.of((0.5,), (0.5,)),
+        augmentation="none",
+        learning_rate=0.01,
+        method="random",
+    )
+    own = replace(plain, network="convnet-d1-w4")
+    as_set, told = Students(), Students(network="mlp")
+    assert TrainingSet.of(plain).architecture(as_set) == field
+    assert TrainingSet.of(own).architecture(as_set) == "convnet-d1-w4"
+    for one in (plain, own):
+        assert TrainingSet.of(one).architecture(told) == "mlp"
+    student = Student(TrainingSet.of(own), as_set, seed=1, number=0)
+    assert student.network.spec.name == "convnet-d1-w4"
+
+
 MEAN, STD = (0.45,), (0.2,)
 SPACE = Normalised.of(MEAN, STD)
 

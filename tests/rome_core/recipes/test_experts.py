@@ -38,7 +38,7 @@ def test_the_defaults_are_the_published_buffers() -> None:
         "momentum": 0.0,
         "weight_decay": 0.0,
         "batch": 256,
-        "augmentation": "color_crop_cutout_flip_scale_rotate",
+        "augmentation": None,  # the dataset's own, which is DSA's
         "adversarial": None,
         "curvature_weight": 0.0,
         "curvature_step": 3.0,

@@ -196,5 +196,5 @@ def test_options_cost_what_they_take() -> None:
 def test_the_catalogue_knows_it() -> None:
     recipe = catalogue.method("mtt")
     assert recipe is not None
-    assert recipe.cost is predict_cost
+    assert recipe.predict_cost is predict_cost
     assert recipe.experts is experts

@@ -35,6 +35,14 @@ def test_the_set_decides_unless_told_otherwise() -> None:
     assert canonical(learning_rate=1)["learning_rate"] == 1.0
 
 
+def test_students_are_the_network_of_the_set_unless_told_otherwise() -> None:
+    assert canonical()["network"] == "set"
+    assert canonical(network="set") == canonical()
+    assert canonical(network="convnet")["network"] == "convnet"
+    found = problem({**SET, "students": {"network": "sets"}})
+    assert (found.field, "sets" in found.message) == ("students.network", True)
+
+
 @pytest.mark.parametrize("given", [{}, {"labels": "set"}])
 def test_labels_leave_no_trace_at_their_default(given: dict[str, str]) -> None:
     assert "labels" not in canonical(**given)
