@@ -78,7 +78,7 @@ class Bptt:
             dataset,
             self.draws,
             ipc=ipc,
-            holdout=hp.holdout if hp.selection == "holdout" else None,
+            holdout=hp.kept_out,
             device=device,
             dtype=dtype,
         )

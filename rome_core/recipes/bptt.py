@@ -143,8 +143,7 @@ def predict_cost(hyperparameters: BaseModel, problem: Problem) -> Cost:
     hp = hyperparameters
     images = problem.classes * problem.ipc
     batch = min(images, hp.batch_syn or images)
-    kept = 1 - hp.holdout if hp.selection == "holdout" else 1.0
-    real = min(hp.batch_real, kept * problem.images)
+    real = min(hp.batch_real, cost.distilled_from(hp, problem))
     attack = cost.INPUT_GRADIENT * hp.pgd_steps
     way = (hp.unroll - hp.window) / 2 * batch * cost.WEIGHT_GRADIENT
     back = hp.window * batch * cost.ADJOINT_STEP
